@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// Exit codes, and the command line by way of CLI11.
+#include "pinion/apps/common/program.h"
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cerrno>
+#include <cstring>
+#include <new>
+#include <string>
+
+#include "pinion/kernels/check.h"
+#include "pinion/runtime/log.h"
+
+namespace pinion::apps {
+
+namespace {
+
+// Returns 0 or errno.
+int write_all(int fd, std::string_view text) noexcept {
+  while (!text.empty()) {
+    const ssize_t n = ::write(fd, text.data(), text.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return n < 0 ? errno : EIO;
+    text.remove_prefix(static_cast<size_t>(n));
+  }
+  return 0;
+}
+
+int report(std::string_view name, std::string_view text, ErrorKind kind) noexcept {
+  try {
+    write_all(STDERR_FILENO, std::string(name) + ": " + escaped(text) + "\n");
+  } catch (...) {  // no memory even for the message
+    write_all(STDERR_FILENO, "out of memory\n");
+  }
+  return static_cast<int>(kind);
+}
+
+// "--batch-size=32" as "--batch_size=32".
+std::string with_underscores(std::string argument) {
+  if (argument.size() < 3 || argument.compare(0, 2, "--") != 0) return argument;
+  for (size_t i = 2; i < argument.size() && argument[i] != '='; ++i)
+    if (argument[i] == '-') argument[i] = '_';
+  return argument;
+}
+
+}  // namespace
+
+int run_program(std::string_view name, const std::function<int()>& body) noexcept {
+  try {
+    return body();
+  } catch (const Error& e) {
+    return report(name, e.what(), e.kind());
+  } catch (const std::bad_alloc&) {
+    return report(name, "out of memory", ErrorKind::out_of_memory);
+  } catch (const std::exception& e) {
+    return report(name, e.what(), ErrorKind::internal);
+  } catch (...) {
+    return report(name, "unknown error", ErrorKind::internal);
+  }
+}
+
+bool parse_command_line(CLI::App& app, int argc, char** argv) {
+  std::vector<std::string> arguments;  // CLI11 takes them from the last to the first
+  for (int i = argc - 1; i > 0; --i) arguments.push_back(with_underscores(argv[i]));
+  try {
+    app.parse(arguments);
+  } catch (const CLI::CallForHelp&) {
+    print(app.help());
+    return false;
+  } catch (const CLI::ParseError& e) {
+    fail(ErrorKind::usage, {e.what(), " (--help lists the flags)"});
+  }
+  return true;
+}
+
+void print(std::string_view text) {
+  if (const int error = write_all(STDOUT_FILENO, text))
+    fail(ErrorKind::io, {"standard output: ", std::strerror(error)});
+}
+
+void print_error(std::string_view text) noexcept { write_all(STDERR_FILENO, text); }
+
+}  // namespace pinion::apps

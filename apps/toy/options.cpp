@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+// The flags of simple_train.
+#include "pinion/apps/toy/options.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <limits>
+
+#include "pinion/apps/common/program.h"
+#include "pinion/optim/adam.h"
+#include "pinion/optim/sgd.h"
+#include "pinion/runtime/log.h"
+
+namespace pinion::toy {
+
+namespace {
+
+// Limits that no real run meets, so that sizes stay far from what arithmetic can hold.
+constexpr int64_t kMostSamples = 1'000'000'000, kMostWidth = 1'000'000;
+
+void check_range(const char* flag, int64_t value, int64_t low, int64_t high) {
+  PINION_REQUIRE(usage, value >= low && value <= high, flag, ": expected ", low, " to ", high,
+                 ", got ", value);
+}
+
+void check_real(const char* flag, double value, double low, double high) {
+  PINION_REQUIRE(usage, value >= low && value <= high, flag, ": expected ", low, " to ", high,
+                 ", got ",
+                 value);  // NaN is in no range
+}
+
+void check(const Options& o) {
+  check_range("--samples", o.synthetic.samples, 1, kMostSamples);
+  check_range("--features", o.synthetic.features, 2, kMostWidth);
+  check_real("--noise", o.synthetic.noise, 0, 1);
+  check_real("--test_fraction", o.test_fraction, 0, 0.9);
+  check_range("--hidden", o.hidden, 1, kMostWidth);
+  check_range("--epochs", o.epochs, 1, kMostSamples);
+  check_range("--batch_size", o.batch_size, 1, kMostSamples);
+  check_range("--workers", o.workers, 0, 64);
+  check_real("--lr", o.lr, 0, 1e6);
+  check_real("--momentum", o.momentum, 0, 1);
+  if (o.weight_decay) check_real("--weight_decay", *o.weight_decay, 0, 1e6);
+  PINION_REQUIRE(usage, o.optimizer == "sgd" || o.momentum == 0,
+                 "--momentum: expected it with --optimizer sgd only, got ", o.optimizer);
+  PINION_REQUIRE(usage, !o.output_dir.empty(),
+                 "--output_dir: expected a folder, got an empty name");
+  if (o.predict.empty()) {
+    PINION_REQUIRE(
+        usage, o.table.path.empty() || !o.table.label.empty(),
+        "--data: expected --label beside it: the column of the classes, by name or number");
+    PINION_REQUIRE(usage,
+                   !o.table.path.empty() || (o.table.label.empty() && o.table.ignore.empty()),
+                   "--label and --ignore: expected --data beside them");
+    PINION_REQUIRE(usage, o.output.empty(), "--output: expected --predict beside it");
+  } else {
+    PINION_REQUIRE(usage, !o.table.path.empty(), "--predict: expected --data beside it: the table");
+  }
+}
+
+// Flags whose value is not yet what Options holds.
+struct Raw {
+  std::string device = "cpu", precision = "no", header = "auto";
+  int64_t seed = 0;  // read with its sign, so that -1 is refused and not taken for 2^64 - 1
+};
+
+void add_data_flags(CLI::App& app, Options& o, Raw& raw) {
+  app.add_option("--samples", o.synthetic.samples, "Samples of the made-up data")
+      ->group("Made-up data");
+  app.add_option("--features", o.synthetic.features, "Features of a sample")->group("Made-up data");
+  app.add_option("--noise", o.synthetic.noise, "Share of labels that are wrong")
+      ->group("Made-up data");
+  const char* table = "A table of your own";
+  app.add_option("--data", o.table.path, "CSV file: numbers and one column of classes")
+      ->group(table);
+  app.add_option("--label", o.table.label,
+                 "Column of the classes: name, or number from 0 (-1 is the last)")
+      ->group(table);
+  app.add_option("--ignore", o.table.ignore, "Columns to leave out; may be repeated")
+      ->expected(1)
+      ->take_all()
+      ->group(table);
+  app.add_option("--header", raw.header, "Whether the first line holds names: auto, yes or no")
+      ->check(CLI::IsMember({"auto", "yes", "no"}))
+      ->group(table);
+  app.add_option("--test_fraction", o.test_fraction, "Share of every class that is held out")
+      ->group(table);
+  app.add_option("--predict", o.predict, "Apply this saved model to --data instead of training")
+      ->group(table);
+  app.add_option("--output", o.output, "Where predictions go (standard output)")->group(table);
+}
+
+void add_training_flags(CLI::App& app, Options& o, Raw& raw) {
+  const char* group = "Training";
+  app.add_option("--hidden", o.hidden, "Width of the hidden layer")->group(group);
+  app.add_option("--epochs", o.epochs, "Passes over the data")->group(group);
+  app.add_option("--batch_size", o.batch_size, "Samples of a step")->group(group);
+  app.add_option("--optimizer", o.optimizer, "adam, adamw or sgd")
+      ->check(CLI::IsMember({"adam", "adamw", "sgd"}))
+      ->group(group);
+  app.add_option("--lr", o.lr, "Learning rate")->group(group);
+  app.add_option("--momentum", o.momentum, "Momentum of sgd")->group(group);
+  app.add_option("--weight_decay", o.weight_decay, "Weight decay (adamw 0.01, others 0)")
+      ->group(group);
+  app.add_option("--seed", raw.seed, "Seed of data, weights, order and split")->group(group);
+  app.add_option("--workers", o.workers, "Threads that prepare batches")->group(group);
+  app.add_option("--device", raw.device, "cpu, cuda, cuda:1 or auto")->group(group);
+  app.add_option("--mixed_precision", raw.precision, "no, bf16 or fp16")->group(group);
+  app.add_option("--output_dir", o.output_dir,
+                 "Folder of metrics.jsonl, report.html, model.safetensors")
+      ->group(group);
+}
+
+}  // namespace
+
+std::optional<Options> parse_options(int argc, char** argv) {
+  Options o;
+  Raw raw;
+  CLI::App app("Trains a small classifier: on made-up data, or on a table of your own.",
+               "simple_train");
+  app.option_defaults()->always_capture_default();
+  add_data_flags(app, o, raw);
+  add_training_flags(app, o, raw);
+  if (!apps::parse_command_line(app, argc, argv)) return std::nullopt;
+  check_range("--seed", raw.seed, 0, std::numeric_limits<int64_t>::max());
+  o.seed = o.synthetic.seed = static_cast<uint64_t>(raw.seed);
+  o.table.header = raw.header == "yes"  ? Header::yes
+                   : raw.header == "no" ? Header::no
+                                        : Header::detect;
+  check(o);
+  o.precision = nn::parse_precision(raw.precision);
+  o.device = parse_device(raw.device);
+  return o;
+}
+
+std::unique_ptr<optim::Optimizer> make_optimizer(const Options& o, nn::Module& model) {
+  const auto parameters = model.named_parameters();
+  if (o.optimizer == "sgd")
+    return std::make_unique<optim::Sgd>(
+        parameters,
+        optim::SgdOptions{
+            .lr = o.lr, .momentum = o.momentum, .weight_decay = o.weight_decay.value_or(0)});
+  if (o.optimizer == "adamw")
+    return std::make_unique<optim::AdamW>(
+        parameters, optim::AdamWOptions{.lr = o.lr, .weight_decay = o.weight_decay.value_or(0.01)});
+  return std::make_unique<optim::Adam>(
+      parameters, optim::AdamOptions{.lr = o.lr, .weight_decay = o.weight_decay.value_or(0)});
+}
+
+std::vector<std::pair<std::string, std::string>> settings_of(const Options& o) {
+  std::vector<std::pair<std::string, std::string>> out;
+  const auto add = [&](const char* name, const auto& value) {
+    out.emplace_back(name, fmt::format("{}", value));
+  };
+  if (o.table.path.empty()) {
+    add("samples", o.synthetic.samples);
+    add("features", o.synthetic.features);
+    add("noise", o.synthetic.noise);
+  } else {
+    add("data", o.table.path);
+    add("label", o.table.label);
+    for (const std::string& name : o.table.ignore) add("ignore", name);
+    add("test_fraction", o.test_fraction);
+  }
+  add("hidden", o.hidden);
+  add("epochs", o.epochs);
+  add("batch_size", o.batch_size);
+  add("optimizer", o.optimizer);
+  add("lr", o.lr);
+  if (o.optimizer == "sgd") add("momentum", o.momentum);
+  add("weight_decay", o.weight_decay.value_or(o.optimizer == "adamw" ? 0.01 : 0));
+  add("seed", o.seed);
+  add("device", o.device.name());
+  add("mixed_precision", nn::name_of(o.precision));
+  return out;
+}
+
+}  // namespace pinion::toy

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// The settings of simple_train and their flags.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "pinion/apps/toy/synthetic.h"
+#include "pinion/apps/toy/table.h"
+#include "pinion/nn/amp.h"
+#include "pinion/optim/optimizer.h"
+
+namespace pinion::toy {
+
+struct Options {
+  SyntheticOptions synthetic;  // the data, unless there is a table
+  TableOptions table;          // table.path "" : none
+  double test_fraction = 0.2;  // of a table
+
+  int64_t hidden = 32;
+  int64_t epochs = 5;
+  int64_t batch_size = 32;
+  int64_t workers = 0;
+  std::string optimizer = "adam";
+  double lr = 1e-3;
+  double momentum = 0;                 // sgd
+  std::optional<double> weight_decay;  // else the optimizer's own default
+  uint64_t seed = 0;
+  Device device;
+  nn::Precision precision = nn::Precision::no;
+  std::string output_dir = "run";
+
+  std::string predict;  // a saved model to apply instead of training one
+  std::string output;   // where predictions go; "" is standard output
+};
+
+// The options, or nothing when the command line only asked for help. Throws Error (usage).
+std::optional<Options> parse_options(int argc, char** argv);
+
+std::unique_ptr<optim::Optimizer> make_optimizer(const Options& options, nn::Module& model);
+
+// Every setting that matters to a training run, by the name of its flag.
+std::vector<std::pair<std::string, std::string>> settings_of(const Options& options);
+
+}  // namespace pinion::toy

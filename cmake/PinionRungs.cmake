@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+# pinion_add_rungs(target): compiles the kernel files of kernels/cpu once per rung of the ISA ladder
+# (kernels/cpu/rung.h says why) and puts the objects into the target's archive.
+
+# Files of kernels/cpu that hold no kernels and are compiled once, for the baseline.
+set(PINION_NON_RUNG_FILES parallel isa scratch onednn)
+
+set(PINION_AVX2_FLAGS -mavx2 -mfma -mf16c)
+set(PINION_AVX512_FLAGS ${PINION_AVX2_FLAGS} -mavx512f -mavx512vl -mavx512bw -mavx512dq
+  -mprefer-vector-width=512)
+set(PINION_AMX_FLAGS ${PINION_AVX512_FLAGS} -mavx512bf16 -mamx-tile -mamx-bf16)
+
+function(pinion_add_rung target rung vector_bytes)
+  cmake_parse_arguments(PARSE_ARGV 3 arg "" "" "SOURCES;FLAGS")
+  if(NOT arg_SOURCES)
+    return()
+  endif()
+  set(objects pinion_rung_${rung})
+  add_library(${objects} OBJECT ${arg_SOURCES})
+  pinion_settings(${objects})
+  target_include_directories(${objects} PRIVATE ${PROJECT_BINARY_DIR}/include)
+  target_compile_definitions(${objects} PRIVATE
+    PINION_RUNG=rung_${rung} PINION_VECTOR_BYTES=${vector_bytes}
+    $<$<BOOL:${PINION_WITH_CUDA}>:PINION_WITH_CUDA>)
+  # Optimised in every configuration: an inline function that is not inlined would be emitted with
+  # the rung's instructions under a name that all rungs share.
+  target_compile_options(${objects} PRIVATE ${arg_FLAGS} $<IF:$<CONFIG:Debug>,-O2,-O3>
+    -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wno-psabi)
+  if(NOT rung STREQUAL "scalar")  # the same text again: one linting is enough
+    set_target_properties(${objects} PROPERTIES CXX_CLANG_TIDY "")
+  endif()
+  target_sources(${target} PRIVATE $<TARGET_OBJECTS:${objects}>)
+  set_property(GLOBAL APPEND PROPERTY PINION_RUNG_TARGETS ${objects})
+endfunction()
+
+function(pinion_add_rungs target)
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/cpu/*.cpp)
+  set(kernels ${sources})
+  list(FILTER kernels EXCLUDE REGEX "_amx\\.cpp$")
+  set(amx ${sources})
+  list(FILTER amx INCLUDE REGEX "_amx\\.cpp$")
+  foreach(name IN LISTS PINION_NON_RUNG_FILES)
+    set(file ${PROJECT_SOURCE_DIR}/kernels/cpu/${name}.cpp)
+    if(file IN_LIST kernels)
+      list(REMOVE_ITEM kernels ${file})
+      target_sources(${target} PRIVATE ${file})
+    endif()
+  endforeach()
+  pinion_add_rung(${target} scalar 16 SOURCES ${kernels})
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+    pinion_add_rung(${target} avx2 32 SOURCES ${kernels} FLAGS ${PINION_AVX2_FLAGS})
+    pinion_add_rung(${target} avx512 64 SOURCES ${kernels} FLAGS ${PINION_AVX512_FLAGS})
+    pinion_add_rung(${target} amx 64 SOURCES ${amx} FLAGS ${PINION_AMX_FLAGS})
+  endif()
+endfunction()

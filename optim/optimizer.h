@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// Optimizer: named groups of parameters in arenas, and one kernel call per contiguous range that
+// has gradients: normally one in all. A parameter without a gradient is skipped and its count of
+// steps stands still, as in PyTorch.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "pinion/optim/arena.h"
+
+namespace pinion::optim {
+
+// What one pass over the gradients finds.
+struct GradStats {
+  double squares = 0;    // sum of squares; meaningless when something is not finite
+  double nonfinite = 0;  // how many elements are infinite or NaN
+};
+
+class Optimizer {
+ public:
+  virtual ~Optimizer() = default;
+  Optimizer(const Optimizer&) = delete;
+  Optimizer& operator=(const Optimizer&) = delete;
+
+  // Updates every parameter that has a gradient, as if its gradient were multiplied by grad_scale
+  // and by the pending factor. A steady step allocates nothing.
+  void step(double grad_scale = 1);
+  void zero_grad();  // afterwards no parameter has a gradient, and the pending factor is 1
+
+  // Unscaling and clipping by norm are folded into the step: they leave the gradients in memory as
+  // they are and multiply the pending factor, so neither costs a pass over memory. The factor is
+  // for the gradients as they stand: if they are written before zero_grad() (another backward, or
+  // by hand), the next use throws Error. apply_pending_scale() multiplies the gradients themselves.
+  void multiply_gradients(double factor);
+  double pending_scale() const { return pending_scale_; }
+  void apply_pending_scale();
+  // Of the gradients in memory, without the pending factor. One pass; a repeated call on the same
+  // gradients costs none.
+  GradStats grad_stats();
+
+  size_t group_count() const { return groups_.size(); }
+  const std::string& group_name(size_t group) const { return at(group).name; }
+  double lr(size_t group = 0) const { return at(group).lr; }
+  void set_lr(size_t group, double lr);
+  double base_lr(size_t group = 0) const { return at(group).base_lr; }  // of the group's options
+  double weight_decay(size_t group = 0) const { return at(group).weight_decay; }
+  void set_weight_decay(size_t group, double weight_decay);
+  std::vector<Arena*> arenas();               // of all groups
+  std::vector<nn::NamedTensor> parameters();  // of all groups, in the order given
+
+  // State by name: "exp_avg.<parameter>" and the like (views of the live state),
+  // "step.<parameter>", "lr.<group>", "weight_decay.<group>". load_state() takes exactly these
+  // names and shapes; it throws Error (checkpoint) that names the tensor, and then changes nothing.
+  std::vector<nn::NamedTensor> state();
+  void load_state(const std::vector<nn::NamedTensor>& state);
+
+ protected:
+  explicit Optimizer(const char* name) : name_(name) {}  // name: a literal that opens error texts
+  // Adds a group; `state_names` become the blocks 0, 1, ... of each of its arenas.
+  void add_group(std::string name, const std::vector<nn::NamedTensor>& params, double lr,
+                 double weight_decay, std::initializer_list<const char*> state_names);
+  // The views of one call: elements of a range of the parameters, gradients and state.
+  struct Views {
+    View w;
+    ConstView dw;
+    View state[3];  // empty beyond the blocks of the group
+  };
+  virtual void update(size_t group, Device device, const Views& views, int64_t steps,
+                      double grad_scale) = 0;
+
+ private:
+  struct Group {
+    std::string name;
+    double base_lr, lr, weight_decay;
+    std::vector<Arena> arenas;  // one per dtype and device
+    size_t states;              // blocks of each arena
+    std::vector<nn::NamedTensor> params;
+  };
+  const Group& at(size_t group) const;
+  void check_parameters(const std::string& group, const std::vector<nn::NamedTensor>& params) const;
+  uint64_t gradient_version();  // changes whenever a gradient in an arena may have been written
+  void check_pending();
+  void check_numbers(const std::vector<nn::NamedTensor>& state) const;
+  GradStats measure();
+
+  const char* name_;
+  std::vector<Group> groups_;
+  double pending_scale_ = 1;
+  uint64_t pending_version_ = 0;  // gradient_version() when the pending factor was set
+  struct {
+    bool valid = false;
+    uint64_t version = 0;
+    int64_t elements = 0;  // covered, and where: a gradient may come or go without a write
+    uint64_t layout = 0;
+    GradStats found;
+  } last_stats_;
+  Tensor stats_;  // f64 [2]: result of the kernel
+};
+
+}  // namespace pinion::optim

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// The back end that talks to the operating system.
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <string_view>
+
+#include "pinion/runtime/fs.h"
+
+namespace pinion {
+namespace {
+
+template <class T>
+T or_errno(T result) {
+  return result < 0 ? static_cast<T>(-errno) : result;
+}
+
+FileStatus convert(const struct stat& from) {
+  const FileKind kind = S_ISREG(from.st_mode)   ? FileKind::regular
+                        : S_ISDIR(from.st_mode) ? FileKind::directory
+                                                : FileKind::other;
+  return {kind, from.st_size};
+}
+
+class RealFs final : public Fs {
+ public:
+  int open(const std::string& path, OpenMode mode) override {
+    // O_NONBLOCK: opening a FIFO would wait for its other end. It means nothing to regular files.
+    int flags = O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+    switch (mode) {
+      case OpenMode::read: flags |= O_RDONLY; break;
+      case OpenMode::create: flags |= O_WRONLY | O_CREAT | O_EXCL; break;
+      case OpenMode::append: flags |= O_WRONLY | O_CREAT | O_APPEND; break;
+      case OpenMode::directory: flags |= O_RDONLY | O_DIRECTORY; break;
+    }
+    return or_errno(::open(path.c_str(), flags, 0666));  // less the process's umask
+  }
+  int64_t read(int fd, void* to, size_t bytes, int64_t offset) override {
+    return or_errno(::pread(fd, to, bytes, offset));
+  }
+  int64_t write(int fd, const void* from, size_t bytes) override {
+    return or_errno(::write(fd, from, bytes));
+  }
+  int truncate(int fd, int64_t size) override { return or_errno(::ftruncate(fd, size)); }
+  int sync(int fd) override { return or_errno(::fsync(fd)); }
+  int close(int fd) override { return or_errno(::close(fd)); }
+  int status(int fd, FileStatus& out) override {
+    struct stat got {};
+    const int result = or_errno(::fstat(fd, &got));
+    if (result >= 0) out = convert(got);
+    return result;
+  }
+  int status(const std::string& path, FileStatus& out) override {
+    struct stat got {};
+    const int result = or_errno(::stat(path.c_str(), &got));
+    if (result >= 0) out = convert(got);
+    return result;
+  }
+  int rename(const std::string& from, const std::string& to) override {
+    return or_errno(::rename(from.c_str(), to.c_str()));
+  }
+  int make_dir(const std::string& path) override { return or_errno(::mkdir(path.c_str(), 0777)); }
+  int remove_file(const std::string& path) override { return or_errno(::unlink(path.c_str())); }
+  int remove_dir(const std::string& path) override { return or_errno(::rmdir(path.c_str())); }
+  int list(const std::string& path, std::vector<std::string>& names) override {
+    DIR* dir = ::opendir(path.c_str());
+    if (!dir) return -errno;
+    names.clear();
+    errno = 0;
+    while (const dirent* entry = ::readdir(dir)) {
+      const std::string_view name = entry->d_name;
+      if (name != "." && name != "..") names.emplace_back(name);
+      errno = 0;
+    }
+    const int error = errno;
+    ::closedir(dir);
+    return -error;
+  }
+};
+
+}  // namespace
+
+Fs& real_fs() {
+  static RealFs only;
+  return only;
+}
+
+}  // namespace pinion

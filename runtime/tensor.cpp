@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pinion/runtime/tensor.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "pinion/kernels/kernels.h"
+#include "pinion/runtime/autograd.h"
+#include "pinion/runtime/tensor_impl.h"
+
+namespace pinion {
+
+using detail::Storage;
+using detail::TensorImpl;
+
+namespace {
+
+// PINION_POISON=1 fills new tensors with a NaN pattern, so that reading before writing shows.
+bool poison() {
+  static const bool on = [] {
+    const char* text = std::getenv("PINION_POISON");
+    return text && *text && std::strcmp(text, "0") != 0;
+  }();
+  return on;
+}
+
+}  // namespace
+
+namespace detail {
+
+Storage* Storage::make(Device device, int64_t bytes) {
+  const MemoryTag tag = MemoryTagScope::current();
+  void* data = allocate(device, bytes, tag);
+  if (poison() && device.kind == Device::Kind::cpu)
+    std::memset(data, 0xff, static_cast<size_t>(bytes));
+  return new (allocate_small(sizeof(Storage))) Storage{{}, device, tag, bytes, data};
+}
+
+void Storage::drop() {
+  if (!refs.down()) return;
+  release(device, data, bytes, tag);
+  this->~Storage();
+  release_small(this, sizeof(Storage));
+}
+
+Tensor TensorImpl::make(Storage* storage, void* data, const Shape& shape, DType dtype) {
+  return Tensor(new (allocate_small(sizeof(TensorImpl)))
+                    TensorImpl{{}, dtype, false, storage, data, shape});
+}
+
+Leaf& TensorImpl::leaf_state() {
+  if (!leaf) leaf = new Leaf;
+  return *leaf;
+}
+
+Tensor TensorImpl::gradient() const {
+  if (!leaf) return {};
+  if (leaf->slot.defined()) return leaf->has_grad ? leaf->slot : Tensor();
+  return leaf->grad;
+}
+
+void TensorImpl::drop() {
+  if (!refs.down()) return;
+  if (node) Node::drop(node);
+  delete leaf;
+  storage->drop();
+  this->~TensorImpl();
+  release_small(this, sizeof(TensorImpl));
+}
+
+}  // namespace detail
+
+Tensor::Tensor(const Shape& shape, DType dtype, Device device) {
+  Storage* storage = Storage::make(device, shape.numel() * size_of(dtype));
+  *this = TensorImpl::make(storage, storage->data, shape, dtype);
+}
+
+Tensor::Tensor(const Tensor& other) noexcept : impl_(other.impl_) {
+  if (impl_) impl_->refs.up();
+}
+
+Tensor& Tensor::operator=(const Tensor& other) noexcept {
+  if (other.impl_) other.impl_->refs.up();
+  if (impl_) impl_->drop();
+  impl_ = other.impl_;
+  return *this;
+}
+
+Tensor::~Tensor() {
+  if (impl_) impl_->drop();
+}
+
+Tensor Tensor::full(const Shape& shape, double value, DType dtype, Device device) {
+  Tensor t(shape, dtype, device);
+  on(device, [&](auto& ctx) { kernels::fill(ctx, t.mut(), value); });
+  return t;
+}
+
+const Shape& Tensor::shape() const {
+  PINION_CHECK(impl_, "tensor: expected a defined tensor, got an undefined one");
+  return impl_->shape;
+}
+DType Tensor::dtype() const {
+  PINION_CHECK(impl_, "tensor: expected a defined tensor, got an undefined one");
+  return impl_->dtype;
+}
+Device Tensor::device() const {
+  PINION_CHECK(impl_, "tensor: expected a defined tensor, got an undefined one");
+  return impl_->storage->device;
+}
+
+View Tensor::mut() {
+  PINION_CHECK(impl_, "tensor: expected a defined tensor to write, got an undefined one");
+  auto& version =
+      impl_->storage->version;  // readers compare, so a lost increment would matter only
+  version.store(version.load(std::memory_order_relaxed) + 1,
+                std::memory_order_relaxed);  // to races
+  return {impl_->data, impl_->shape, impl_->dtype};
+}
+
+ConstView Tensor::view() const {
+  PINION_CHECK(impl_, "tensor: expected a defined tensor to read, got an undefined one");
+  return {impl_->data, impl_->shape, impl_->dtype};
+}
+
+uint64_t Tensor::version() const {
+  PINION_CHECK(impl_, "tensor: expected a defined tensor, got an undefined one");
+  return impl_->storage->version.load(std::memory_order_relaxed);
+}
+
+Tensor Tensor::alias(const Shape& s) const {
+  PINION_CHECK(s.numel() == numel(), "alias: expected a shape of ", numel(), " elements for ",
+               shape(), ", got ", s);
+  impl_->storage->refs.up();
+  return TensorImpl::make(impl_->storage, impl_->data, s, impl_->dtype);
+}
+
+Tensor Tensor::rows(int64_t begin, int64_t end) const {
+  PINION_CHECK(rank() >= 1 && 0 <= begin && begin <= end && end <= size(0),
+               "rows: expected 0 <= ", "begin <= end <= size(0) for shape ", shape(),
+               ", got begin ", begin, ", end ", end);
+  const Shape s = shape().with(0, end - begin);
+  const int64_t row_bytes = shape().numel(1, rank()) * size_of(dtype());
+  impl_->storage->refs.up();
+  return TensorImpl::make(impl_->storage, static_cast<char*>(impl_->data) + begin * row_bytes, s,
+                          impl_->dtype);
+}
+
+Tensor Tensor::to(Device target) const {
+  if (target == device()) return *this;
+  Tensor out(shape(), dtype(), target);
+  copy(target, out.mut().data, device(), view().data, numel() * size_of(dtype()));
+  return out;
+}
+
+Tensor Tensor::clone() const {
+  Tensor out = like(*this);
+  copy(device(), out.mut().data, device(), view().data, numel() * size_of(dtype()));
+  return out;
+}
+
+Tensor Tensor::from_host(const void* data, int64_t count, DType dtype, const Shape& shape) {
+  PINION_CHECK(count == shape.numel(), "tensor: expected ", shape.numel(), " values for shape ",
+               shape, ", got ", count);
+  Tensor t(shape, dtype);
+  copy({}, t.mut().data, {}, data, count * size_of(dtype));
+  return t;
+}
+
+void Tensor::to_host(void* out, DType wanted) const {
+  PINION_CHECK(dtype() == wanted, "values: expected a tensor of ", wanted, ", got ", dtype());
+  copy({}, out, device(), view().data, numel() * size_of(wanted));
+}
+
+double Tensor::item() const {
+  PINION_CHECK(numel() == 1, "item: expected one element, got shape ", shape());
+  alignas(8) char bytes[8];
+  copy({}, bytes, device(), view().data, size_of(dtype()));
+  double value = 0;
+  for_any(dtype(), "item", [&]<class T>() {
+    T element;
+    std::memcpy(&element, bytes, sizeof element);
+    value = static_cast<double>(element);
+  });
+  return value;
+}
+
+bool Tensor::requires_grad() const { return impl_ && (impl_->requires_grad || impl_->node); }
+
+Tensor& Tensor::requires_grad(bool wanted) {
+  PINION_CHECK(!wanted || is_floating(dtype()), "requires_grad: expected a floating tensor, got ",
+               dtype());
+  PINION_CHECK(!impl_->node, "requires_grad: expected a leaf, got the result of ",
+               impl_->node->op(), "; detach() it first");
+  impl_->requires_grad = wanted;
+  return *this;
+}
+
+Tensor Tensor::grad() const { return impl_ ? impl_->gradient() : Tensor(); }
+
+void Tensor::set_grad(Tensor grad) {
+  PINION_CHECK(impl_, "set_grad: expected a defined tensor, got an undefined one");
+  PINION_CHECK(
+      !grad.defined() ||
+          (grad.shape() == shape() && grad.dtype() == dtype() && grad.device() == device()),
+      "set_grad: expected ", dtype(), " ", shape(), ", got ", grad.dtype(), " ", grad.shape());
+  if (!grad.defined() && !impl_->leaf) return;
+  detail::Leaf& leaf = impl_->leaf_state();
+  leaf.claimed = false;
+  if (!leaf.slot.defined()) {
+    leaf.grad = std::move(grad);
+    return;
+  }
+  leaf.has_grad = grad.defined();
+  if (grad.defined() && grad.view().data != leaf.slot.view().data)
+    copy(device(), leaf.slot.mut().data, device(), grad.view().data, numel() * size_of(dtype()));
+}
+
+void Tensor::set_grad_slot(Tensor slot) {
+  PINION_CHECK(slot.defined() && slot.shape() == shape() && slot.dtype() == dtype() &&
+                   slot.device() == device(),
+               "set_grad_slot: expected a slot of ", dtype(), " ", shape());
+  const Tensor held = grad();
+  impl_->leaf_state().slot = std::move(slot);
+  impl_->leaf_state().grad = {};
+  set_grad(held);
+}
+
+void Tensor::on_grad_ready(std::function<void(const Tensor&)> hook) {
+  PINION_CHECK(impl_ && impl_->requires_grad, "on_grad_ready: expected a leaf that requires grad");
+  impl_->leaf_state().hooks.push_back(std::move(hook));
+}
+
+void Tensor::rebind(const Tensor& home) {
+  PINION_CHECK(home.defined() && home.shape() == shape() && home.dtype() == dtype() &&
+                   home.device() == device(),
+               "rebind: expected a home of ", dtype(), " ", shape());
+  PINION_CHECK(!impl_->node, "rebind: expected a leaf, got the result of ", impl_->node->op());
+  copy(device(), home.impl_->data, device(), impl_->data, numel() * size_of(dtype()));
+  home.impl_->storage->refs.up();
+  impl_->storage->drop();
+  impl_->storage = home.impl_->storage;
+  impl_->data = home.impl_->data;
+}
+
+const Node* Tensor::node() const { return impl_ ? impl_->node : nullptr; }
+
+}  // namespace pinion
