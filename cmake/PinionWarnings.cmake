@@ -19,6 +19,8 @@ function(pinion_settings target)
     $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow;${PINION_PREFIX_MAPS}>
     # Options are given as {.lr = 0.1}: what is left out has its default.
     $<$<COMPILE_LANGUAGE:CXX>:-Wno-missing-field-initializers>
+    # Thread-local variables at a fixed offset, also from within a shared library that embeds us.
+    $<$<COMPILE_LANGUAGE:CXX>:-ftls-model=initial-exec>
     # Position-independent code may otherwise not inline functions of its own file. The two warnings
     # are wrong about std::string in GCC 12 (its bugs 105651 and 105329).
     $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fno-semantic-interposition;-Wno-restrict>

@@ -31,8 +31,7 @@ PINION_INLINE V each_lane(V x, F f) {
   each_lane(                      \
       x, [](double v) __attribute__((always_inline)) { return call; })
 
-// --- float only: bits and the range reduction of exp
-// ------------------------------------------------
+// --- float only: bits and the range reduction of exp ---
 
 template <class V>
 PINION_INLINE Int<V> bits_of(V x) {
@@ -83,8 +82,7 @@ PINION_INLINE V exp_of_reduced(V r) {
   return (exp_tail(r) * r + 1.0f) * r + 1.0f;
 }
 
-// --- elementary functions
-// ---------------------------------------------------------------------------
+// --- elementary functions ---
 
 // e^x over the whole range, subnormal results included: 1.2 ulp.
 template <class V>
@@ -92,11 +90,11 @@ PINION_INLINE V exp(V x) {
   if constexpr (std::is_same_v<Number<V>, double>) {
     return PINION_EACH_LANE(x, ::exp(v));
   } else {
-    const Reduced<V> x_ = reduce_by_ln2(at_least(at_most(x, 89), -105));
+    const Reduced<V> split = reduce_by_ln2(at_least(at_most(x, 89), -105));
     // 2^n in two factors, so that only the last product rounds: their biased exponents add to n +
     // 254.
-    const Int<V> both = x_.biased - (0x4b400000 - 127), half = both >> 1;
-    return exp_of_reduced(x_.r) * from_bits<V>(half << 23) * from_bits<V>((both - half) << 23);
+    const Int<V> both = split.biased - (0x4b400000 - 127), half = both >> 1;
+    return exp_of_reduced(split.r) * from_bits<V>(half << 23) * from_bits<V>((both - half) << 23);
   }
 }
 // The same, but results below 2^-127 are 0 and those above 2^127.5 infinity: for sums and
@@ -106,8 +104,8 @@ PINION_INLINE V exp_flushed(V x) {
   if constexpr (std::is_same_v<Number<V>, double>) {
     return exp(x);
   } else {
-    const Reduced<V> x_ = reduce_by_ln2(at_least(at_most(x, 89), -88));
-    return exp_of_reduced(x_.r) * x_.power();
+    const Reduced<V> split = reduce_by_ln2(at_least(at_most(x, 89), -88));
+    return exp_of_reduced(split.r) * split.power();
   }
 }
 // The same for x <= 0 (or NaN), which is what softmax has.
@@ -116,8 +114,8 @@ PINION_INLINE V exp_nonpositive(V x) {
   if constexpr (std::is_same_v<Number<V>, double>) {
     return exp(x);
   } else {
-    const Reduced<V> x_ = reduce_by_ln2(at_least(x, -88));
-    return exp_of_reduced(x_.r) * x_.power();
+    const Reduced<V> split = reduce_by_ln2(at_least(x, -88));
+    return exp_of_reduced(split.r) * split.power();
   }
 }
 
@@ -159,8 +157,8 @@ PINION_INLINE V tanh(V x) {
     return PINION_EACH_LANE(x, ::tanh(v));
   } else {
     const V a = at_most(absolute(x), 10);  // tanh 10 is 1 in float
-    const Reduced<V> x_ = reduce_by_ln2(a + a);
-    const V scale = x_.power(), r = x_.r;
+    const Reduced<V> split = reduce_by_ln2(a + a);
+    const V scale = split.power(), r = split.r;
     const V minus_one = scale * (exp_tail(r) * (r * r) + r) + (scale - 1.0f);
     return from_bits<V>(bits_of(minus_one / (minus_one + 2.0f)) | (bits_of(x) & INT32_MIN));
   }
@@ -248,8 +246,7 @@ PINION_INLINE CosSin<V> cos_sin_turn(V u) {
 
 }  // namespace math
 
-// --- functors: what kernels.h says of each
-// ----------------------------------------------------------
+// --- functors: what kernels.h says of each ---
 
 namespace formulas {
 

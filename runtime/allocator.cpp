@@ -169,24 +169,32 @@ struct Cache {
   void give_all_back() {
     for (int cls = 0; cls < kThreadClasses; ++cls) give_back(cls, 0);
   }
-  ~Cache();
 };
 static_assert(kLinearClasses + 8 * 8 <= kClasses);
 
-// A plain pointer beside the object, so that late releases (static tensors, other thread_locals'
-// destructors) find out that the cache is gone.
+// A plain pointer, so that access is one load; the owner beside it frees the cache when the thread
+// ends, and late releases (static tensors, other thread_locals' destructors) find it gone.
 thread_local Cache* cache = nullptr;
 thread_local bool cache_gone = false;
-Cache::~Cache() {
-  post_all();
-  give_all_back();
-  cache = nullptr, cache_gone = true;
+struct CacheOwner {
+  ~CacheOwner() {
+    cache->post_all();
+    cache->give_all_back();
+    delete std::exchange(cache, nullptr);
+    cache_gone = true;
+  }
+};
+[[gnu::noinline]] Cache* make_thread_cache() {
+  if (cache_gone) return nullptr;
+  cache = new Cache;
+  thread_local CacheOwner owner;
+  (void)owner;
+  return cache;
 }
 Cache* thread_cache() {
-  if (cache || cache_gone) [[likely]]
+  if (cache) [[likely]]
     return cache;
-  thread_local Cache object;
-  return cache = &object;
+  return make_thread_cache();
 }
 
 thread_local MemoryTag current_tag = MemoryTag::other;
@@ -224,6 +232,13 @@ void put_block(void* data, size_t bytes) {
     c->give_back(cls, kThreadListBytes / 2);
 }
 
+void account(MemoryTag tag, int64_t delta) {
+  if (Cache* c = thread_cache()) [[likely]]
+    c->account(static_cast<int>(tag), delta);
+  else
+    books[0].post(static_cast<int>(tag), delta);
+}
+
 [[noreturn]] void fail_out_of_memory(Device device, int64_t bytes) {
   const MemoryStats stats = memory_stats(device);
   fail(ErrorKind::out_of_memory,
@@ -245,8 +260,8 @@ MemoryTag MemoryTagScope::current() { return current_tag; }
 
 void* allocate(Device device, int64_t bytes, MemoryTag tag) {
   PINION_CHECK(bytes >= 0, "allocate: bytes must not be negative, got ", bytes);
-  void* p = nullptr;
   if (device.kind == Device::Kind::cuda) {
+    void* p = nullptr;
 #ifdef PINION_WITH_CUDA
     p = cuda_backend::allocate(device.index, bytes);
 #else
@@ -256,16 +271,17 @@ void* allocate(Device device, int64_t bytes, MemoryTag tag) {
     books_of(device).post(static_cast<int>(tag), bytes);
     return p;
   }
-  p = take_block(static_cast<size_t>(bytes));
+  return allocate_with_header(0, bytes, tag);
+}
+
+void* allocate_with_header(int64_t header, int64_t bytes, MemoryTag tag) {
+  void* p = take_block(static_cast<size_t>(header + bytes));
   if (!p) [[unlikely]] {
-    trim(device);
-    p = take_block(static_cast<size_t>(bytes));
-    if (!p) fail_out_of_memory(device, bytes);
+    trim({});
+    p = take_block(static_cast<size_t>(header + bytes));
+    if (!p) fail_out_of_memory({}, bytes);
   }
-  if (Cache* c = thread_cache()) [[likely]]
-    c->account(static_cast<int>(tag), bytes);
-  else
-    books[0].post(static_cast<int>(tag), bytes);
+  account(tag, bytes);
   return p;
 }
 
@@ -276,11 +292,12 @@ void release(Device device, void* data, int64_t bytes, MemoryTag tag) noexcept {
 #endif
     return books_of(device).post(static_cast<int>(tag), -bytes);
   }
-  put_block(data, static_cast<size_t>(bytes));
-  if (Cache* c = thread_cache()) [[likely]]
-    c->account(static_cast<int>(tag), -bytes);
-  else
-    books[0].post(static_cast<int>(tag), -bytes);
+  release_with_header(data, 0, bytes, tag);
+}
+
+void release_with_header(void* block, int64_t header, int64_t bytes, MemoryTag tag) noexcept {
+  put_block(block, static_cast<size_t>(header + bytes));
+  account(tag, -bytes);
 }
 
 static MemoryStats stats_at(Device device, int at) {

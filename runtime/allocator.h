@@ -31,6 +31,10 @@ class MemoryTagScope {
 void* allocate(Device device, int64_t bytes, MemoryTag tag);
 void release(Device device, void* data, int64_t bytes, MemoryTag tag) noexcept;
 
+// The same on the CPU with `header` more bytes in front of the block, which the books leave out.
+void* allocate_with_header(int64_t header, int64_t bytes, MemoryTag tag);
+void release_with_header(void* block, int64_t header, int64_t bytes, MemoryTag tag) noexcept;
+
 struct MemoryStats {
   int64_t live = 0;          // bytes in tensors now
   int64_t peak = 0;          // the most there were since the last reset_peak()

@@ -28,18 +28,30 @@ bool poison() {
 
 namespace detail {
 
+// Tensors up to this size share one block with their header: one request instead of two.
+constexpr int64_t kInsideBytes = 16 << 10;
+constexpr int64_t kHeaderBytes = 64;  // keeps the data aligned to a cache line
+static_assert(sizeof(Storage) <= kHeaderBytes);
+
 Storage* Storage::make(Device device, int64_t bytes) {
   const MemoryTag tag = MemoryTagScope::current();
-  void* data = allocate(device, bytes, tag);
+  const bool inside = device.kind == Device::Kind::cpu && bytes <= kInsideBytes;
+  void *header, *data;
+  if (inside) {
+    header = allocate_with_header(kHeaderBytes, bytes, tag);
+    data = static_cast<char*>(header) + kHeaderBytes;
+  } else {
+    data = allocate(device, bytes, tag);
+    header = allocate_small(sizeof(Storage));
+  }
   if (poison() && device.kind == Device::Kind::cpu)
     std::memset(data, 0xff, static_cast<size_t>(bytes));
-  return new (allocate_small(sizeof(Storage))) Storage{{}, device, tag, bytes, data};
+  return new (header) Storage{{}, tag, inside, device, bytes, data};
 }
 
-void Storage::drop() {
-  if (!refs.down()) return;
+void Storage::destroy() {
+  if (inside) return release_with_header(this, kHeaderBytes, bytes, tag);
   release(device, data, bytes, tag);
-  this->~Storage();
   release_small(this, sizeof(Storage));
 }
 
@@ -59,13 +71,15 @@ Tensor TensorImpl::gradient() const {
   return leaf->grad;
 }
 
-void TensorImpl::drop() {
-  if (!refs.down()) return;
+void TensorImpl::destroy() {
   if (node) Node::drop(node);
   delete leaf;
   storage->drop();
-  this->~TensorImpl();
   release_small(this, sizeof(TensorImpl));
+}
+
+void fail_undefined() {
+  fail(ErrorKind::internal, {"tensor: expected a defined tensor, got an undefined one"});
 }
 
 }  // namespace detail
@@ -75,57 +89,10 @@ Tensor::Tensor(const Shape& shape, DType dtype, Device device) {
   *this = TensorImpl::make(storage, storage->data, shape, dtype);
 }
 
-Tensor::Tensor(const Tensor& other) noexcept : impl_(other.impl_) {
-  if (impl_) impl_->refs.up();
-}
-
-Tensor& Tensor::operator=(const Tensor& other) noexcept {
-  if (other.impl_) other.impl_->refs.up();
-  if (impl_) impl_->drop();
-  impl_ = other.impl_;
-  return *this;
-}
-
-Tensor::~Tensor() {
-  if (impl_) impl_->drop();
-}
-
 Tensor Tensor::full(const Shape& shape, double value, DType dtype, Device device) {
   Tensor t(shape, dtype, device);
   on(device, [&](auto& ctx) { kernels::fill(ctx, t.mut(), value); });
   return t;
-}
-
-const Shape& Tensor::shape() const {
-  PINION_CHECK(impl_, "tensor: expected a defined tensor, got an undefined one");
-  return impl_->shape;
-}
-DType Tensor::dtype() const {
-  PINION_CHECK(impl_, "tensor: expected a defined tensor, got an undefined one");
-  return impl_->dtype;
-}
-Device Tensor::device() const {
-  PINION_CHECK(impl_, "tensor: expected a defined tensor, got an undefined one");
-  return impl_->storage->device;
-}
-
-View Tensor::mut() {
-  PINION_CHECK(impl_, "tensor: expected a defined tensor to write, got an undefined one");
-  auto& version =
-      impl_->storage->version;  // readers compare, so a lost increment would matter only
-  version.store(version.load(std::memory_order_relaxed) + 1,
-                std::memory_order_relaxed);  // to races
-  return {impl_->data, impl_->shape, impl_->dtype};
-}
-
-ConstView Tensor::view() const {
-  PINION_CHECK(impl_, "tensor: expected a defined tensor to read, got an undefined one");
-  return {impl_->data, impl_->shape, impl_->dtype};
-}
-
-uint64_t Tensor::version() const {
-  PINION_CHECK(impl_, "tensor: expected a defined tensor, got an undefined one");
-  return impl_->storage->version.load(std::memory_order_relaxed);
 }
 
 Tensor Tensor::alias(const Shape& s) const {
@@ -185,8 +152,6 @@ double Tensor::item() const {
   return value;
 }
 
-bool Tensor::requires_grad() const { return impl_ && (impl_->requires_grad || impl_->node); }
-
 Tensor& Tensor::requires_grad(bool wanted) {
   PINION_CHECK(!wanted || is_floating(dtype()), "requires_grad: expected a floating tensor, got ",
                dtype());
@@ -242,7 +207,5 @@ void Tensor::rebind(const Tensor& home) {
   impl_->storage = home.impl_->storage;
   impl_->data = home.impl_->data;
 }
-
-const Node* Tensor::node() const { return impl_ ? impl_->node : nullptr; }
 
 }  // namespace pinion

@@ -4,6 +4,8 @@
 // are synchronised by whoever shares them. Reading is implicit, writing is visible as .mut().
 #pragma once
 
+#include <sys/single_threaded.h>
+
 #include <atomic>
 #include <functional>
 #include <span>
@@ -18,19 +20,91 @@ namespace pinion {
 class Tensor;
 class Node;  // runtime/autograd.h
 namespace detail {
-struct TensorImpl;  // runtime/tensor_impl.h
-}
+
+// A reference count that costs an atomic instruction only once the process has a second thread.
+class RefCount {
+ public:
+  void up() {
+    if (__libc_single_threaded)
+      count_.store(count_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    else
+      count_.fetch_add(1, std::memory_order_relaxed);
+  }
+  bool down() {  // true for the last one
+    if (__libc_single_threaded) {
+      const uint32_t left = count_.load(std::memory_order_relaxed) - 1;
+      count_.store(left, std::memory_order_relaxed);
+      return left == 0;
+    }
+    return unique() || count_.fetch_sub(1, std::memory_order_acq_rel) == 1;
+  }
+  bool unique() const { return count_.load(std::memory_order_acquire) == 1; }
+
+ private:
+  std::atomic<uint32_t> count_{1};
+};
+
+// One block of memory, shared by the tensors that alias it.
+struct Storage {
+  RefCount refs;
+  MemoryTag tag;
+  bool inside;  // the data follows this header in one block
+  Device device;
+  int64_t bytes;
+  void* data;
+  std::atomic<uint64_t> version{0};
+
+  static Storage* make(Device device, int64_t bytes);
+  void drop() {
+    if (refs.down()) destroy();
+  }
+  void destroy();
+};
+
+struct Leaf;  // runtime/tensor_impl.h
+
+// What a handle points to.
+struct TensorImpl {
+  RefCount refs;
+  DType dtype;
+  bool requires_grad = false;
+  Storage* storage;
+  void* data;
+  Shape shape;
+  Node* node = nullptr;  // a counted reference
+  Leaf* leaf = nullptr;  // owned
+
+  static Tensor make(Storage* storage, void* data, const Shape& shape, DType dtype);
+  static TensorImpl* of(const Tensor& t);
+  static Tensor share(TensorImpl* impl);
+  // True when nobody else can see the memory of t.
+  static bool unique(const Tensor& t);
+  Leaf& leaf_state();
+  Tensor gradient() const;
+  void drop() {
+    if (refs.down()) destroy();
+  }
+  void destroy();
+};
+
+[[noreturn]] void fail_undefined();
+
+}  // namespace detail
 
 class Tensor {
  public:
   Tensor() = default;  // undefined: defined() is false and nothing else may be called
   explicit Tensor(const Shape& shape, DType dtype = DType::f32,
                   Device device = {});  // uninitialised
-  Tensor(const Tensor& other) noexcept;
+  Tensor(const Tensor& other) noexcept : impl_(other.impl_) {
+    if (impl_) impl_->refs.up();
+  }
   Tensor(Tensor&& other) noexcept : impl_(std::exchange(other.impl_, nullptr)) {}
-  Tensor& operator=(const Tensor& other) noexcept;
+  Tensor& operator=(const Tensor& other) noexcept { return *this = Tensor(other); }
   Tensor& operator=(Tensor&& other) noexcept { return std::swap(impl_, other.impl_), *this; }
-  ~Tensor();
+  ~Tensor() {
+    if (impl_) impl_->drop();
+  }
 
   static Tensor like(const Tensor& t) { return Tensor(t.shape(), t.dtype(), t.device()); }
   static Tensor full(const Shape& shape, double value, DType dtype = DType::f32,
@@ -53,18 +127,27 @@ class Tensor {
   }
 
   bool defined() const { return impl_ != nullptr; }
-  const Shape& shape() const;
+  const Shape& shape() const { return impl().shape; }
   int64_t size(int dim) const { return shape()[dim]; }  // -1 is the last dimension
   int rank() const { return shape().rank(); }
   int64_t numel() const { return shape().numel(); }
-  DType dtype() const;
-  Device device() const;
+  DType dtype() const { return impl().dtype; }
+  Device device() const { return impl().storage->device; }
   bool same(const Tensor& other) const { return impl_ == other.impl_; }  // the same handle
 
-  View mut();                                    // to write: kernels::fill(ctx, y.mut(), 0)
-  ConstView view() const;                        // to read
+  View mut() {  // to write: kernels::fill(ctx, y.mut(), 0)
+    detail::TensorImpl& at = impl();
+    auto& version = at.storage->version;  // a lost increment would need a race on the contents
+    version.store(version.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    return {at.data, at.shape, at.dtype};
+  }
+  ConstView view() const {  // to read
+    const detail::TensorImpl& at = impl();
+    return {at.data, at.shape, at.dtype};
+  }
   operator ConstView() const { return view(); }  // NOLINT: reading is implicit
-  uint64_t version() const;                      // counts the calls of mut() on this storage
+  // Counts the calls of mut() on this storage.
+  uint64_t version() const { return impl().storage->version.load(std::memory_order_relaxed); }
 
   // The same memory under another shape of as many elements, outside the graph.
   Tensor alias(const Shape& shape) const;
@@ -83,7 +166,8 @@ class Tensor {
   double item() const;  // of a tensor of one element, any dtype
 
   // Leaves of the graph. requires_grad(true) is for floating tensors that no op made.
-  bool requires_grad() const;  // true for leaves that ask and for recorded results
+  // True for leaves that ask and for recorded results.
+  bool requires_grad() const { return impl_ && (impl_->requires_grad || impl_->node); }
   Tensor& requires_grad(bool on);
   Tensor grad() const;         // undefined until backward() reaches this leaf
   void set_grad(Tensor grad);  // an undefined tensor clears it
@@ -96,17 +180,29 @@ class Tensor {
   // every handle that shares it.
   void rebind(const Tensor& home);
 
-  const Node* node() const;  // the op that made it, null for leaves
+  // The op that made it, null for leaves.
+  const Node* node() const { return impl_ ? impl_->node : nullptr; }
 
  private:
   friend struct detail::TensorImpl;
   friend class Node;
   explicit Tensor(detail::TensorImpl* owned) : impl_(owned) {}
+  detail::TensorImpl& impl() const {
+    if (!impl_) [[unlikely]]
+      detail::fail_undefined();
+    return *impl_;
+  }
   static Tensor from_host(const void* data, int64_t count, DType dtype, const Shape& shape);
   void to_host(void* out, DType dtype) const;
 
   detail::TensorImpl* impl_ = nullptr;
 };
+
+inline detail::TensorImpl* detail::TensorImpl::of(const Tensor& t) { return t.impl_; }
+inline Tensor detail::TensorImpl::share(TensorImpl* impl) { return impl->refs.up(), Tensor(impl); }
+inline bool detail::TensorImpl::unique(const Tensor& t) {
+  return t.impl_->refs.unique() && t.impl_->storage->refs.unique();
+}
 
 // A short list of tensors: up to four without a heap block.
 class Tensors {

@@ -133,6 +133,27 @@ __attribute__((noinline)) void finish_row(const Acc* sums, int64_t count, Out* o
   }
 }
 
+// A row of a ragged panel whose sums are final: no element beyond `count` is touched.
+template <class Acc>
+PINION_INLINE void copy_row(const Acc* from, int64_t count, Acc* to) {
+  constexpr int64_t L = kLanes<Acc>;
+  if (count >= L) {
+    for (int64_t x = 0; x + L <= count; x += L) store(to + x, load(from + x));
+    return store(to + count - L, load(from + count - L));
+  }
+  for (int64_t x = 0; x < count;) {  // pieces of 8, 4, 2 and 1
+    const int64_t left = count - x;
+    if (left >= 8)
+      __builtin_memcpy(to + x, from + x, 8 * sizeof(Acc)), x += 8;
+    else if (left >= 4)
+      __builtin_memcpy(to + x, from + x, 4 * sizeof(Acc)), x += 4;
+    else if (left >= 2)
+      __builtin_memcpy(to + x, from + x, 2 * sizeof(Acc)), x += 2;
+    else
+      to[x] = from[x], ++x;
+  }
+}
+
 // GELU runs over a finished block, still in cache. Row i, columns [j0, j1).
 template <class Acc, class Out>
 __attribute__((noinline)) void activate_row(Out* y, Out* pre, int64_t j0, int64_t j1,
@@ -179,6 +200,18 @@ struct Product {
             i1 - i0, depth, rows_a, !direct_a, rows_b, ldb, start,
             {c + i0 * ldc + j, ldc, epilogue.bias ? epilogue.bias + j : nullptr,
              epilogue.activation == Activation::relu, epilogue.accumulate});
+    }
+    if constexpr (std::is_same_v<Out, Acc>) {
+      if (last && !epilogue.accumulate) {
+        Acc bias[kWidth] = {};
+        for (int64_t x = 0; epilogue.bias && x < count; ++x) bias[x] = epilogue.bias[j + x];
+        multiply_panel<Acc, Vectors>(i1 - i0, depth, rows_a, !direct_a, rows_b, ldb, start,
+                                     {part, kWidth, epilogue.bias ? bias : nullptr,
+                                      epilogue.activation == Activation::relu});
+        for (int64_t i = i0; i < i1; ++i)
+          copy_row(part + (i - i0) * kWidth, count, c + i * ldc + j);
+        return;
+      }
     }
     multiply_panel<Acc, Vectors>(i1 - i0, depth, rows_a, !direct_a, rows_b, ldb, start,
                                  {part, kWidth});
