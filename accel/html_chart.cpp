@@ -70,6 +70,7 @@ class Plot {
       for (size_t i = 0; i < points(s); ++i)
         if (std::isfinite(s.y[i])) x.add(s.x[i]), y.add(s.y[i]);
     x_ = axis_for(x, kXTicks, false);
+    if (whole_numbers()) std::erase_if(x_.ticks, [](double t) { return t != std::floor(t); });
     y_ = axis_for(y, kYTicks, true);
     if (chart.percent) y_.high = std::min(y_.high, std::max(1.0, y.empty() ? 1.0 : y.high));
   }
@@ -86,6 +87,13 @@ class Plot {
   }
 
  private:
+  // Epochs and steps: a tick between two of them would mean nothing.
+  bool whole_numbers() const {
+    for (const Series& s : chart_.series)
+      for (const double x : s.x)
+        if (x != std::floor(x)) return false;
+    return true;
+  }
   static size_t points(const Series& s) { return std::min(s.x.size(), s.y.size()); }
   double px(double x) const { return kLeft + x_.share(x) * (kWidth - kLeft - kRight); }
   double py(double y) const { return kHeight - kBottom - y_.share(y) * (kHeight - kTop - kBottom); }

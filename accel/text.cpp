@@ -76,6 +76,13 @@ std::string duration(double seconds) {
   return fmt::format("{}:{:02}", s / 60, s % 60);
 }
 
+std::string elapsed(double seconds) {
+  if (!(seconds >= 0)) return "?";
+  if (seconds < 1e-3) return fmt::format("{:.0f} us", seconds * 1e6);
+  if (seconds < 1) return fmt::format("{:.3g} ms", seconds * 1e3);
+  return seconds < 60 ? fmt::format("{:.3g} s", seconds) : duration(seconds);
+}
+
 std::string grouped(int64_t value) {
   std::string digits = std::to_string(value);
   const int first = value < 0 ? 1 : 0;

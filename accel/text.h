@@ -23,6 +23,8 @@ std::string padded(std::string_view text, size_t columns, Align align);
 std::string short_number(double value);
 // "0:07", "12:30", "3:05:09"
 std::string duration(double seconds);
+// "15.2 ms", "3.07 s", "12:30": how long something took
+std::string elapsed(double seconds);
 // 1234567 as "1,234,567"
 std::string grouped(int64_t value);
 

@@ -15,7 +15,8 @@ using detail::TensorImpl;
 namespace {
 
 thread_local bool recording = true;
-std::atomic<uint64_t> next_order{0}, next_visit{0};
+thread_local uint64_t last_order = 0;
+std::atomic<uint64_t> next_visit{0};
 
 void add_in_place(Tensor& sum, const Tensor& term) {
   on(sum.device(), [&](auto& ctx) { kernels::add(ctx, sum, term, sum.mut()); });
@@ -65,21 +66,22 @@ NoGrad::~NoGrad() { recording = previous_; }
 Node::Node(const char* op, size_t bytes, Inputs inputs)
     : op_(op),
       bytes_(static_cast<uint32_t>(bytes)),
-      edge_count_(static_cast<uint32_t>(inputs.size())),
-      order_(next_order.fetch_add(1, std::memory_order_relaxed)) {
+      edge_count_(static_cast<uint32_t>(inputs.size())) {
   if (edge_count_ > kInlineEdges) more_ = new Edge[edge_count_];
   Edge* edge = edges();
   for (const Tensor* x : inputs) {
     TensorImpl* impl = TensorImpl::of(*x);
     if (impl && impl->node) {
       edge->node = impl->node;
-      edge->node->refs_.fetch_add(1, std::memory_order_relaxed);
+      edge->node->refs_.up();
+      last_order = std::max(last_order, edge->node->order_);  // it may come from another thread
     } else if (impl && impl->requires_grad) {
       edge->leaf = impl;
       impl->refs.up();
     }
     ++edge;
   }
+  order_ = ++last_order;
 }
 
 Node::~Node() {
@@ -101,7 +103,7 @@ void Node::unlink() noexcept {
 void Node::drop(Node* node) noexcept {
   thread_local Node* queue = nullptr;
   thread_local bool destroying = false;
-  if (node->refs_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  if (!node->refs_.down()) return;
   node->next_ = std::exchange(queue, node);
   if (std::exchange(destroying, true)) return;
   while (queue) {

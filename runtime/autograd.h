@@ -42,13 +42,13 @@ class Node {
   void unlink() noexcept;
 
   const char* op_;
-  std::atomic<uint32_t> refs_{1};
+  detail::RefCount refs_;
   uint32_t bytes_;  // of this block
   uint32_t edge_count_;
   DType dtype_{};  // of the op's result, as its shape and device
   Device device_;
   Shape shape_;
-  uint64_t order_;        // of creation: inputs always have a smaller one
+  uint64_t order_;        // of creation on its thread, and above that of its inputs
   uint64_t visit_ = 0;    // the backward() that met this node last
   Tensor dy_;             // gradient gathered so far
   Node* next_ = nullptr;  // in the list of nodes to destroy

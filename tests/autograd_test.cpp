@@ -35,6 +35,18 @@ std::string error_of(F&& f) {
   return "nothing was thrown";
 }
 
+// Orders of creation are counted per thread: what builds on another thread's results must come
+// after.
+TEST(Threads, AGraphMayBeContinuedOnAnother) {
+  Tensor x = Tensor::full({1}, 1).requires_grad(true);
+  Tensor y = x;
+  std::thread([&] {
+    for (int i = 0; i < 100; ++i) y = y * 1.0;
+  }).join();
+  std::thread([&] { backward(y * 3.0 + x); }).join();
+  EXPECT_EQ(x.grad().item(), 4);
+}
+
 TEST(Autograd, Chain) {
   const Tensor x = leaf({1, -2, 3});
   backward(nn::sum(nn::affine(nn::relu(x * 3), 2, 1)));

@@ -217,6 +217,11 @@ TEST(Text, WritesNumbersForPeople) {
   EXPECT_EQ(short_number(12345.6), "12346");
   EXPECT_EQ(short_number(2.5e7), "2.500e+07");
   EXPECT_EQ(short_number(-1e-9), "-1.000e-09");
+  EXPECT_EQ(elapsed(12e-6), "12 us");
+  EXPECT_EQ(elapsed(0.0015223), "1.52 ms");
+  EXPECT_EQ(elapsed(3.07), "3.07 s");
+  EXPECT_EQ(elapsed(75), "1:15");
+  EXPECT_EQ(elapsed(-1), "?");
   EXPECT_EQ(short_number(std::nan("")), "nan");
   EXPECT_EQ(duration(7.4), "0:07");
   EXPECT_EQ(duration(3 * 3600 + 5 * 60 + 9), "3:05:09");

@@ -32,10 +32,10 @@ accel::Table epoch_table(const RunFigures& run) {
 std::string report_html(const Options& o, const RunFigures& run,
                         const accel::ConfusionMatrix* test) {
   const bool made_up = o.table.path.empty();
-  accel::HtmlReport report(made_up ? "simple_train" : "simple_train: " + o.table.path,
-                           fmt::format("{} samples, {} parameters, {} epochs in {} s",
-                                       accel::grouped(run.samples), accel::grouped(run.parameters),
-                                       run.epochs.size(), accel::short_number(run.seconds)));
+  accel::HtmlReport report(
+      made_up ? "simple_train" : "simple_train: " + o.table.path,
+      fmt::format("{} samples, {} parameters, {} epochs in {}", accel::grouped(run.samples),
+                  accel::grouped(run.parameters), run.epochs.size(), accel::elapsed(run.seconds)));
   std::vector<std::pair<std::string, std::string>> values;
   accel::Series loss{"training", {}, {}}, accuracy{"training", {}, {}};
   for (size_t i = 0; i < run.epochs.size(); ++i) {

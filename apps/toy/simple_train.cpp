@@ -156,6 +156,8 @@ int train(const Options& o) {
   }
   nn::save_weights(model, o.output_dir + "/model.safetensors", metadata_of(data.facts));
   write_file_atomic(o.output_dir + "/report.html", report_html(o, run, test ? &*test : nullptr));
+  apps::print(fmt::format("Saved {0}/model.safetensors, {0}/metrics.jsonl and {0}/report.html\n",
+                          o.output_dir));
   return 0;
 }
 
