@@ -24,10 +24,11 @@ function(pinion_add_rung target rung vector_bytes)
     $<$<BOOL:${PINION_WITH_CUDA}>:PINION_WITH_CUDA>)
   # Optimised in every configuration: an inline function that is not inlined would be emitted with
   # the rung's instructions under a name that all rungs share.
-  target_compile_options(${objects} PRIVATE ${arg_FLAGS} $<IF:$<CONFIG:Debug>,-O2,-O3>
+  target_compile_options(${objects} PRIVATE ${arg_FLAGS} $<IF:$<CONFIG:Debug>,-O1,-O3>
     -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wno-psabi)
-  if(NOT rung STREQUAL "scalar")  # the same text again: one linting is enough
+  if(NOT rung STREQUAL "scalar")  # the same text again: checking its behaviour once is enough
     set_target_properties(${objects} PROPERTIES CXX_CLANG_TIDY "")
+    target_compile_options(${objects} PRIVATE $<$<CONFIG:Debug>:-fno-sanitize=undefined>)
   endif()
   target_sources(${target} PRIVATE $<TARGET_OBJECTS:${objects}>)
   set_property(GLOBAL APPEND PROPERTY PINION_RUNG_TARGETS ${objects})
