@@ -266,5 +266,32 @@ TEST(RowKernels, CrossEntropyWithEveryOption) {
   });
 }
 
+// Outputs of many megabytes go past the caches, unless they lie over an input: the same numbers.
+TEST(RowKernels, StreamedOutputsEqualOnesInPlace) {
+  ThreadPool pool(2);
+  for (Isa isa : rungs())
+    for (int64_t cols : {512, 509}) {  // rows that are aligned, and rows that are not
+      const CpuContext ctx{&pool, isa};
+      const Shape shape{4500, cols};  // 9 MiB
+      const Block x = Block::random(DType::f32, shape, 22),
+                  g = Block::random(DType::f32, shape, 23);
+      const Block b = Block::random(DType::f32, Shape{cols}, 24);
+      Block mean(DType::f32, Shape{4500}), rstd(DType::f32, Shape{4500});
+      const auto check = [&](const char* name, const std::function<void(ConstView, View)>& run) {
+        Block apart(DType::f32, shape), over = x;
+        run(x.view(), apart.view());
+        run(std::as_const(over).view(), over.view());
+        EXPECT_TRUE(apart.same_bits(over)) << label(name, isa, DType::f32, cols);
+      };
+      check("exp", [&](auto in, auto y) { exp_forward(ctx, in, y); });
+      check("add_bias", [&](auto in, auto y) { add_bias(ctx, in, b.view(), y); });
+      check("log_softmax", [&](auto in, auto y) { log_softmax_forward(ctx, in, y); });
+      check("softmax_backward", [&](auto in, auto y) { softmax_backward(ctx, in, g.view(), y); });
+      check("layer_norm", [&](auto in, auto y) {
+        layer_norm_forward(ctx, in, b.view(), b.view(), 1e-5, y, mean.view(), rstd.view());
+      });
+    }
+}
+
 }  // namespace
 }  // namespace pinion::kernels

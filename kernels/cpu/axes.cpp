@@ -145,6 +145,7 @@ void expand_axis(const CpuContext& ctx, ConstView x, double scale, View y) {
     for_rows(ctx, outer * n, inner, [=](int64_t begin, int64_t end, int64_t) {
       for (int64_t r = begin; r < end; ++r)
         map_range(inner, stream, scaled, to + r * inner, from + r / n * inner);
+      if (stream) end_streaming();
     });
   });
 }
@@ -158,6 +159,7 @@ void add_bias(const CpuContext& ctx, ConstView x, ConstView b, View y) {
     for_rows(ctx, y.rows(), cols, [=](int64_t begin, int64_t end, int64_t) {
       for (int64_t r = begin; r < end; ++r)
         map_range(cols, stream, formulas::Add{}, to + r * cols, from + r * cols, bias);
+      if (stream) end_streaming();
     });
   });
 }

@@ -7,8 +7,9 @@
 namespace pinion::kernels::PINION_RUNG {
 namespace {
 
-// Elements [0, n). The last n % lanes elements are the end of a full register that is computed
-// first and stored last, so that y may be one of the inputs.
+// Elements [0, n). Whoever asks for streaming calls end_streaming() after the last range. The last
+// n % lanes elements are the end of a full register that is computed first and stored last, so that
+// y may be one of the inputs.
 template <class T, class F, class... In>
 [[gnu::noinline]] void map_range(int64_t n, bool stream, F f, T* y, In... x) {
   constexpr int64_t L = kPacket<T>;
@@ -17,11 +18,12 @@ template <class T, class F, class... In>
   const Packet<T> end = f(load_packet(x + last)...);
   if (stream && !std::is_same_v<T, double>) {
     for (int64_t i = 0; i < last; i += L) stream_packet(y + i, f(load_packet(x + i)...));
-    end_streaming();
+    // A line that is half streamed and half stored costs two trips to memory.
+    put_packet(y + last, end, last % L == 0);
   } else {
     for (int64_t i = 0; i < last; i += L) store_packet(y + i, f(load_packet(x + i)...));
+    store_packet(y + last, end);
   }
-  store_packet(y + last, end);
 }
 
 template <class T>
@@ -40,6 +42,7 @@ PINION_INLINE void map(const CpuContext& ctx, int64_t n, F f, T* y, In... x) {
   const bool stream = !in_place && worth_streaming(y, 1, n);
   for_chunks(ctx, n, kParallelGrain, [=](int64_t begin, int64_t end, int64_t) {
     map_range(end - begin, stream, f, y + begin, (x + begin)...);
+    if (stream) end_streaming();
   });
 }
 

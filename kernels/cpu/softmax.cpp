@@ -31,11 +31,11 @@ PINION_INLINE Accumulator<T> sum_exp(const T* x, int64_t n, Accumulator<T> top, 
 
 // f(packets of a..., ...) -> packet of y along one row.
 template <class T, class F, class... In>
-PINION_INLINE void map_row(int64_t n, F f, T* y, In... x) {
+PINION_INLINE void map_row(int64_t n, bool stream, F f, T* y, In... x) {
   for_packets<2, T>(
       n,
       [&](int64_t i, int)
-          __attribute__((always_inline)) { store_packet(y + i, f(load_packet(x + i)...)); },
+          __attribute__((always_inline)) { put_packet(y + i, f(load_packet(x + i)...), stream); },
       [&](int64_t i, int64_t count) __attribute__((always_inline)) {
         store_part(y + i, f(load_part(x + i, count)...), count);
       });
@@ -48,21 +48,21 @@ PINION_INLINE void softmax_row(const T* x, int64_t n, T* y) {
   const A scale = A(1) / sum_exp<kStoredExactly<T>>(x, n, top, y);
   if constexpr (kStoredExactly<T>) {
     map_row(
-        n, [=](Packet<T> e) __attribute__((always_inline)) { return e * scale; }, y, y);
+        n, false, [=](Packet<T> e) __attribute__((always_inline)) { return e * scale; }, y, y);
   } else {
     const auto f = [=](Packet<T> v) __attribute__((always_inline)) {
       return math::exp_nonpositive(v - top) * scale;
     };
-    map_row(n, f, y, x);
+    map_row(n, false, f, y, x);
   }
 }
 
 template <class T>
-PINION_INLINE void log_softmax_row(const T* x, int64_t n, T* y) {
+PINION_INLINE void log_softmax_row(const T* x, int64_t n, T* y, bool stream) {
   const auto top = row_max(x, n);
   const auto log_sum = math::log(sum_exp<false>(x, n, top, y));
   const auto f = [=](Packet<T> v) __attribute__((always_inline)) { return (v - top) - log_sum; };
-  map_row(n, f, y, x);
+  map_row(n, stream, f, y, x);
 }
 
 template <class T>
@@ -96,14 +96,16 @@ void softmax_backward(const CpuContext& ctx, ConstView y, ConstView dy, View dx)
   for_float(y.dtype, "softmax_backward", [&]<class T>() {
     const T *py = y.as<T>(), *pdy = dy.as<T>();
     T* pdx = dx.as<T>();
+    const bool stream = pdx != py && pdx != pdy && worth_streaming(pdx, y.rows(), n);
     for_rows(ctx, y.rows(), 2 * n, [=](int64_t begin, int64_t end, int64_t) {
       for (int64_t at = begin * n; at < end * n; at += n) {
         const auto mean = dot(py + at, pdy + at, n);
         const auto f = [=](Packet<T> p, Packet<T> g) __attribute__((always_inline)) {
           return p * (g - mean);
         };
-        map_row(n, f, pdx + at, py + at, pdy + at);
+        map_row(n, stream, f, pdx + at, py + at, pdy + at);
       }
+      if (stream) end_streaming();
     });
   });
 }
@@ -113,8 +115,10 @@ void log_softmax_forward(const CpuContext& ctx, ConstView x, View y) {
   for_float(x.dtype, "log_softmax_forward", [&]<class T>() {
     const T* from = x.as<T>();
     T* to = y.as<T>();
+    const bool stream = from != to && worth_streaming(to, x.rows(), n);
     for_rows(ctx, x.rows(), 4 * n, [=](int64_t begin, int64_t end, int64_t) {
-      for (int64_t r = begin; r < end; ++r) log_softmax_row(from + r * n, n, to + r * n);
+      for (int64_t r = begin; r < end; ++r) log_softmax_row(from + r * n, n, to + r * n, stream);
+      if (stream) end_streaming();
     });
   });
 }
@@ -124,14 +128,16 @@ void log_softmax_backward(const CpuContext& ctx, ConstView y, ConstView dy, View
   for_float(y.dtype, "log_softmax_backward", [&]<class T>() {
     const T *py = y.as<T>(), *pdy = dy.as<T>();
     T* pdx = dx.as<T>();
+    const bool stream = pdx != py && pdx != pdy && worth_streaming(pdx, y.rows(), n);
     for_rows(ctx, y.rows(), 4 * n, [=](int64_t begin, int64_t end, int64_t) {
       for (int64_t at = begin * n; at < end * n; at += n) {
         const auto sum = row_sum(pdy + at, n);
         const auto f = [=](Packet<T> v, Packet<T> g) __attribute__((always_inline)) {
           return g - math::exp_nonpositive(v) * sum;
         };
-        map_row(n, f, pdx + at, py + at, pdy + at);
+        map_row(n, stream, f, pdx + at, py + at, pdy + at);
       }
+      if (stream) end_streaming();
     });
   });
 }
