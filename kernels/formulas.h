@@ -127,8 +127,8 @@ PINION_INLINE V log(V x) {
   } else {
     const auto tiny = x < constant<V>(1.17549435e-38);  // the smallest normal number
     const V scaled = select(tiny, x * 8388608.0f, x);
-    const Int<V> bits = bits_of(scaled);
-    const Int<V> e = (bits - 0x3f3504f3) >> 23;  // sqrt(1/2): the mantissa lies around 1
+    const Int<V> bits = bits_of(absolute(scaled));  // below 0 the result is NaN anyway
+    const Int<V> e = (bits - 0x3f3504f3) >> 23;     // sqrt(1/2): the mantissa lies around 1
     const V f = from_bits<V>(bits - (e << 23)) - 1.0f;
     const V n = to_number<V>(e) - select(tiny, constant<V>(23), V{});
     // ln(1 + f) = f - f^2/2 + f^3 P(f): fit of degree 8, relative error 7.5e-10.

@@ -90,7 +90,7 @@ TEST_P(FusedMlpCase, EqualsTheLayersOneByOne) {
   ASSERT_EQ(fused.size(), layered.size());
   for (size_t i = 0; i < fused.size(); ++i) {
     if (GetParam().precision == Precision::no)
-      EXPECT_LT(distance(fused[i], layered[i]), 2e-6) << "tensor " << i;
+      EXPECT_LT(distance(fused[i], layered[i]), 4e-6) << "tensor " << i;  // sums of 4609 rows
     else
       EXPECT_LT(distance(fused[i], exact[i]), 1.1 * distance(layered[i], exact[i]) + 1e-3)
           << "tensor " << i;

@@ -40,6 +40,9 @@ struct Table {
   PINION_DNNL(primitive_desc_query_md);
   PINION_DNNL(primitive_create);
   PINION_DNNL(primitive_execute);
+  PINION_DNNL(primitive_destroy);
+  PINION_DNNL(memory_destroy);
+  PINION_DNNL(stream_destroy);
   PINION_DNNL(version);
 #undef PINION_DNNL
   void (*omp_set_num_threads)(int) = nullptr;  // of the OpenMP runtime it is linked with
@@ -68,7 +71,8 @@ struct Table {
         PINION_DNNL(post_ops_destroy) && PINION_DNNL(post_ops_append_sum) &&
         PINION_DNNL(primitive_desc_create) && PINION_DNNL(primitive_desc_destroy) &&
         PINION_DNNL(primitive_desc_query_md) && PINION_DNNL(primitive_create) &&
-        PINION_DNNL(primitive_execute) && PINION_DNNL(version) &&
+        PINION_DNNL(primitive_execute) && PINION_DNNL(primitive_destroy) &&
+        PINION_DNNL(memory_destroy) && PINION_DNNL(stream_destroy) && PINION_DNNL(version) &&
         find(omp_set_num_threads, "omp_set_num_threads");
 #undef PINION_DNNL
     if (!complete) return "libdnnl.so.2 lacks a function, or is not built for OpenMP";
@@ -95,8 +99,7 @@ void check(dnnl_status_t status, const char* what) {
 
 dnnl_data_type_t type_of(DType t) { return t == DType::bf16 ? dnnl_bf16 : dnnl_f32; }
 
-// A primitive with its memory objects, for one thread. Kept until the process ends: oneDNN's own
-// objects must not be destroyed after its library's static state is gone.
+// A primitive with its memory objects, for one thread.
 struct Primitive {
   Product key;
   dnnl_primitive_t run = nullptr;  // null: not implemented
@@ -164,6 +167,17 @@ struct Thread {
     t.omp_set_num_threads(1);  // its setting is per thread; a new thread starts with all CPUs
     check(t.stream_create(&stream, t.engine, dnnl_stream_default_flags), "a stream");
   }
+  ~Thread() {  // before the library's static state goes, as every thread_local does
+    const Table& t = table();
+    for (const auto& p : primitives) {
+      for (dnnl_memory_t m : {p->a, p->b, p->y, p->scratchpad})
+        if (m) t.memory_destroy(m);
+      if (p->run) t.primitive_destroy(p->run);
+    }
+    t.stream_destroy(stream);
+  }
+  Thread(const Thread&) = delete;
+  Thread& operator=(const Thread&) = delete;
   Primitive& find(const Table& t, const Product& p) {
     for (const auto& known : primitives)
       if (known->key == p) return *known;
@@ -185,8 +199,8 @@ bool available(Isa isa, DType dtype) {
 
 bool multiply(const Product& product, const void* a, const void* b, void* y) {
   const Table& t = table();
-  thread_local Thread* thread = new Thread(t);  // never destroyed, see Primitive
-  Primitive& p = thread->find(t, product);
+  thread_local Thread thread(t);
+  Primitive& p = thread.find(t, product);
   if (!p.run) return false;
   const Scratch scratch(p.scratchpad_bytes);
   check(t.memory_set_data_handle(p.a, const_cast<void*>(a)), "setting a");
@@ -197,7 +211,7 @@ bool multiply(const Product& product, const void* a, const void* b, void* y) {
                                   {DNNL_ARG_WEIGHTS, p.b},
                                   {DNNL_ARG_DST, p.y},
                                   {DNNL_ARG_SCRATCHPAD, p.scratchpad}};
-  check(t.primitive_execute(p.run, thread->stream, 4, args), "matmul");
+  check(t.primitive_execute(p.run, thread.stream, 4, args), "matmul");
   return true;
 }
 
