@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// pinion_bench: every workload, and forward plus backward of every row of the operation tests,
-// under Google Benchmark. `pinion_bench --benchmark_filter=softmax` times a part.
+// pinion_bench: every workload, and forward plus backward of every row of the operation tests
+// (op/ROW/DTYPE), under Google Benchmark. `pinion_bench --benchmark_filter=softmax` times a part.
 #include <benchmark/benchmark.h>
 
+#include <string>
+
+#include "op_inputs.h"
 #include "pinion/bench/workloads.h"
 
 namespace {
@@ -20,6 +23,17 @@ void time_workload(benchmark::State& state, const bench::Workload& w) {
         benchmark::Counter(w.flops, benchmark::Counter::kIsIterationInvariantRate);
 }
 
+void time_row(benchmark::State& state, const testing::OpCase& row, DType dtype) {
+  Tensors x = testing::make_leaves(row, dtype);
+  const Tensor dy = testing::make_cotangent(row.run(x));
+  for (auto _ : state) {
+    const Tensor y = row.run(x);
+    if (!y.node()) continue;
+    backward(y, dy);
+    for (size_t i = 0; i < x.size(); ++i) x[i].set_grad({});
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -29,5 +43,11 @@ int main(int argc, char** argv) {
     benchmark::RegisterBenchmark(w.name.c_str(), [&w](benchmark::State& state) {
       time_workload(state, w);
     })->UseRealTime();
+  for (const auto& row : testing::op_cases())
+    for (const DType dtype : {DType::f32, DType::bf16})
+      benchmark::RegisterBenchmark(
+          (std::string("op/") + row.name + "/" + name_of(dtype)).c_str(),
+          [&row, dtype](benchmark::State& state) { time_row(state, row, dtype); })
+          ->UseRealTime();
   benchmark::RunSpecifiedBenchmarks();
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pinion/runtime/tensor.h"
 
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 
@@ -28,36 +29,62 @@ bool poison() {
 
 namespace detail {
 
-// Tensors up to this size share one block with their header: one request instead of two.
-constexpr int64_t kInsideBytes = 16 << 10;
-constexpr int64_t kHeaderBytes = 64;  // keeps the data aligned to a cache line
-static_assert(sizeof(Storage) <= kHeaderBytes);
+// A small tensor is one block: one request to the allocator instead of three. The data follows.
+struct Small {
+  Storage storage;
+  TensorImpl first;
+};
+constexpr int64_t kSmallBytes = 16 << 10;
+constexpr int64_t kHeaderBytes = (sizeof(Small) + 63) / 64 * 64;  // the data is on a cache line
 
-Storage* Storage::make(Device device, int64_t bytes) {
+TensorImpl* TensorImpl::make(const Shape& shape, DType dtype, Device device) {
+  const int64_t bytes = shape.numel() * size_of(dtype);
   const MemoryTag tag = MemoryTagScope::current();
-  const bool inside = device.kind == Device::Kind::cpu && bytes <= kInsideBytes;
-  void *header, *data;
-  if (inside) {
-    header = allocate_with_header(kHeaderBytes, bytes, tag);
-    data = static_cast<char*>(header) + kHeaderBytes;
-  } else {
-    data = allocate(device, bytes, tag);
-    header = allocate_small(sizeof(Storage));
+  const bool host = device.kind == Device::Kind::cpu;
+  // Not parameters: they move into flat arenas, and what is in a block stays as long as the handle.
+  const bool small = host && bytes <= kSmallBytes && tag != MemoryTag::parameters;
+  char* block =
+      small ? static_cast<char*>(allocate_with_header(kHeaderBytes, bytes, tag)) : nullptr;
+  void* data = small ? block + kHeaderBytes : allocate(device, bytes, tag);
+  if (host && poison()) std::memset(data, 0xff, static_cast<size_t>(bytes));
+  if (!small) {
+    auto* storage =
+        new (allocate_small(sizeof(Storage))) Storage{{}, tag, false, device, bytes, data};
+    return make(storage, data, shape, dtype);
   }
-  if (poison() && device.kind == Device::Kind::cpu)
-    std::memset(data, 0xff, static_cast<size_t>(bytes));
-  return new (header) Storage{{}, tag, inside, device, bytes, data};
+  auto* made = new (block)
+      Small{{{}, tag, true, device, bytes, data}, {{}, dtype, false, true, nullptr, data, shape}};
+  made->first.storage = &made->storage;
+  return &made->first;
+}
+
+TensorImpl* TensorImpl::make(Storage* storage, void* data, const Shape& shape, DType dtype) {
+  return new (allocate_small(sizeof(TensorImpl)))
+      TensorImpl{{}, dtype, false, false, storage, data, shape};
 }
 
 void Storage::destroy() {
-  if (inside) return release_with_header(this, kHeaderBytes, bytes, tag);
+  if (small) return release_with_header(this, kHeaderBytes, bytes, tag);
   release(device, data, bytes, tag);
   release_small(this, sizeof(Storage));
 }
 
-Tensor TensorImpl::make(Storage* storage, void* data, const Shape& shape, DType dtype) {
-  return Tensor(new (allocate_small(sizeof(TensorImpl)))
-                    TensorImpl{{}, dtype, false, storage, data, shape});
+Storage* TensorImpl::home() {
+  return &reinterpret_cast<Small*>(reinterpret_cast<char*>(this) - offsetof(Small, first))->storage;
+}
+
+void TensorImpl::leave_storage() {
+  if (!first || storage != home()) storage->drop();
+}
+
+void TensorImpl::destroy() {
+  if (node) Node::drop(node);
+  delete leaf;
+  leave_storage();
+  if (first)
+    home()->drop();
+  else
+    release_small(this, sizeof(TensorImpl));
 }
 
 Leaf& TensorImpl::leaf_state() {
@@ -71,23 +98,14 @@ Tensor TensorImpl::gradient() const {
   return leaf->grad;
 }
 
-void TensorImpl::destroy() {
-  if (node) Node::drop(node);
-  delete leaf;
-  storage->drop();
-  release_small(this, sizeof(TensorImpl));
-}
-
 void fail_undefined() {
   fail(ErrorKind::internal, {"tensor: expected a defined tensor, got an undefined one"});
 }
 
 }  // namespace detail
 
-Tensor::Tensor(const Shape& shape, DType dtype, Device device) {
-  Storage* storage = Storage::make(device, shape.numel() * size_of(dtype));
-  *this = TensorImpl::make(storage, storage->data, shape, dtype);
-}
+Tensor::Tensor(const Shape& shape, DType dtype, Device device)
+    : impl_(TensorImpl::make(shape, dtype, device)) {}
 
 Tensor Tensor::full(const Shape& shape, double value, DType dtype, Device device) {
   Tensor t(shape, dtype, device);
@@ -99,7 +117,7 @@ Tensor Tensor::alias(const Shape& s) const {
   PINION_CHECK(s.numel() == numel(), "alias: expected a shape of ", numel(), " elements for ",
                shape(), ", got ", s);
   impl_->storage->refs.up();
-  return TensorImpl::make(impl_->storage, impl_->data, s, impl_->dtype);
+  return Tensor(TensorImpl::make(impl_->storage, impl_->data, s, impl_->dtype));
 }
 
 Tensor Tensor::rows(int64_t begin, int64_t end) const {
@@ -109,8 +127,8 @@ Tensor Tensor::rows(int64_t begin, int64_t end) const {
   const Shape s = shape().with(0, end - begin);
   const int64_t row_bytes = shape().numel(1, rank()) * size_of(dtype());
   impl_->storage->refs.up();
-  return TensorImpl::make(impl_->storage, static_cast<char*>(impl_->data) + begin * row_bytes, s,
-                          impl_->dtype);
+  return Tensor(TensorImpl::make(
+      impl_->storage, static_cast<char*>(impl_->data) + begin * row_bytes, s, impl_->dtype));
 }
 
 Tensor Tensor::to(Device target) const {
@@ -203,7 +221,7 @@ void Tensor::rebind(const Tensor& home) {
   PINION_CHECK(!impl_->node, "rebind: expected a leaf, got the result of ", impl_->node->op());
   copy(device(), home.impl_->data, device(), impl_->data, numel() * size_of(dtype()));
   home.impl_->storage->refs.up();
-  impl_->storage->drop();
+  impl_->leave_storage();
   impl_->storage = home.impl_->storage;
   impl_->data = home.impl_->data;
 }

@@ -48,13 +48,12 @@ class RefCount {
 struct Storage {
   RefCount refs;
   MemoryTag tag;
-  bool inside;  // the data follows this header in one block
+  bool small;  // header, first handle and data are one block
   Device device;
   int64_t bytes;
   void* data;
   std::atomic<uint64_t> version{0};
 
-  static Storage* make(Device device, int64_t bytes);
   void drop() {
     if (refs.down()) destroy();
   }
@@ -68,13 +67,15 @@ struct TensorImpl {
   RefCount refs;
   DType dtype;
   bool requires_grad = false;
+  bool first = false;  // lies in the block of the small storage that it was made with
   Storage* storage;
   void* data;
   Shape shape;
   Node* node = nullptr;  // a counted reference
   Leaf* leaf = nullptr;  // owned
 
-  static Tensor make(Storage* storage, void* data, const Shape& shape, DType dtype);
+  static TensorImpl* make(const Shape& shape, DType dtype, Device device);  // with new memory
+  static TensorImpl* make(Storage* storage, void* data, const Shape& shape, DType dtype);
   static TensorImpl* of(const Tensor& t);
   static Tensor share(TensorImpl* impl);
   // True when nobody else can see the memory of t.
@@ -85,6 +86,8 @@ struct TensorImpl {
     if (refs.down()) destroy();
   }
   void destroy();
+  Storage* home();       // of a first handle: the storage in front of it
+  void leave_storage();  // gives up the reference to `storage`, but for the home's
 };
 
 [[noreturn]] void fail_undefined();

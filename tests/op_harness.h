@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Makes the inputs of an op row, runs it forward and backward, and compares results.
+// Runs an op row forward and backward, and compares results.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -8,62 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "op_cases.h"
-#include "pinion/kernels/philox.h"
-#include "pinion/runtime/autograd.h"
+#include "op_inputs.h"
 
 namespace pinion::testing {
-
-// Element i of `n` for an input; `stream` keeps inputs apart.
-inline double element(const Input& in, int64_t i, int64_t n, uint32_t stream) {
-  const Philox4 block = philox({2026, stream, 0}, static_cast<uint64_t>(i / 4));
-  const double u = uniform01(block.v[i % 4]);
-  switch (in.fill) {
-    case Fill::real: return 4 * u - 2;
-    case Fill::positive:
-    case Fill::weights: return 0.5 + 1.5 * u;
-    case Fill::nonzero: return u < 0.5 ? -0.2 - 3.6 * u : 0.2 + 3.6 * (u - 0.5);
-    case Fill::distinct: return 0.03 * static_cast<double>(i * 37 % n - n / 2);  // n not 37 k
-    case Fill::ids: return std::floor(u * static_cast<double>(in.below));
-    case Fill::mask: return u < 1.0 / 3;
-  }
-  return 0;
-}
-
-inline DType dtype_for(const Input& in, DType floating) {
-  if (in.fill == Fill::ids) return DType::i64;
-  if (in.fill == Fill::mask) return DType::boolean;
-  return in.fill == Fill::weights ? DType::f32 : floating;
-}
-
-// Conversions here stand outside any graph.
-inline Tensor converted(const Tensor& x, DType dtype) {
-  const NoGrad no_grad;
-  return nn::cast(x.detach(), dtype).clone();
-}
-
-inline Tensor make_input(const Input& in, DType floating, uint32_t stream) {
-  const int64_t n = in.shape.numel();
-  std::vector<double> v(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; ++i) v[static_cast<size_t>(i)] = element(in, i, n, stream);
-  return converted(Tensor::of(v, in.shape), dtype_for(in, floating));
-}
-
-// The inputs of a row; those that are differentiable require a gradient.
-inline Tensors make_leaves(const OpCase& c, DType floating) {
-  Tensors leaves;
-  for (size_t i = 0; i < c.inputs.size(); ++i) {
-    Tensor x = make_input(c.inputs[i], floating, static_cast<uint32_t>(i + 1));
-    x.requires_grad(c.differentiable() && c.inputs[i].differentiable());
-    leaves.push_back(std::move(x));
-  }
-  return leaves;
-}
-
-// A gradient to start backward() from.
-inline Tensor make_cotangent(const Tensor& y) {
-  return make_input(real(y.shape()), y.dtype(), 99).to(y.device());
-}
 
 struct Result {
   Tensor y;

@@ -133,8 +133,8 @@ struct Block {
       float* y = activation[l + 1];
       for (int64_t j = 0; j < layer.out_padded; j += kWidth)
         multiply_panel<float, 2>(rows, layer.in, {activation[l], layer.in_padded, 1}, false,
-                                 layer.forward + j * layer.in, kWidth, nullptr,
-                                 {y + j, layer.out_padded, layer.bias + j, relu});
+                                 layer.forward + j * layer.in, kWidth, {},
+                                 {y + j, layer.out_padded}, {layer.bias + j, relu});
       const int64_t n = rows * layer.out_padded;
       if (plan.bf16) round(y, n);
       if (last || relu) continue;
@@ -145,21 +145,6 @@ struct Block {
         for (int64_t i = 0; i < n; ++i) y[i] = formulas::GeluTanh{}(y[i]);
       if (plan.bf16) round(y, n);
     }
-  }
-
-  // g becomes the gradient before the activation that made layer l's input.
-  void activation_backward(int l, float* g) const {
-    const int64_t n = rows * plan.layers[l].in_padded;
-    if (l > 0) {
-      const float *y = activation[l], *x = before[l];
-      if (plan.args.activation == Activation::relu)
-        for (int64_t i = 0; i < n; ++i) g[i] = formulas::ReluBackward{}(y[i], g[i]);
-      else if (plan.args.activation == Activation::gelu)
-        for (int64_t i = 0; i < n; ++i) g[i] = formulas::GeluBackward{}(x[i], g[i]);
-      else
-        for (int64_t i = 0; i < n; ++i) g[i] = formulas::GeluTanhBackward{}(x[i], g[i]);
-    }
-    if (plan.bf16) round(g, n);
   }
 
   // The block's share of the loss; leaves its gradient in dy.
@@ -224,8 +209,8 @@ struct Block {
   void weight_gradient(const Layer& layer, const float* x, float* dw) {
     for (int64_t j = 0; j < layer.in_padded; j += kWidth)
       multiply_panel<float, 2>(layer.out, rows, {dy, 1, layer.out_padded}, false, x + j,
-                               layer.in_padded, nullptr,
-                               {dw + j, layer.in_padded, nullptr, false, true});
+                               layer.in_padded, {dw + j, layer.in_padded},
+                               {dw + j, layer.in_padded});
     float* db = dw + layer.out * layer.in_padded;
     for (int64_t j = 0; j < layer.out_padded; j += kLanes<float>) {
       Vec<float> sum = load(db + j);
@@ -237,11 +222,21 @@ struct Block {
   // dx = (dy W) through the activation that made this layer's input.
   void input_gradient(int l) {
     const Layer& layer = plan.layers[l];
-    for (int64_t j = 0; j < layer.in_padded; j += kWidth)
+    const Activation through = l > 0 ? plan.args.activation : Activation::none;
+    for (int64_t j = 0; j < layer.in_padded; j += kWidth) {
+      Finish<float> finish;
+      if (through == Activation::relu) finish.gate = {activation[l] + j, layer.in_padded};
       multiply_panel<float, 2>(rows, layer.out, {dy, layer.out_padded, 1}, false,
-                               layer.backward + j * layer.out, kWidth, nullptr,
-                               {dx + j, layer.in_padded});
-    activation_backward(l, dx);
+                               layer.backward + j * layer.out, kWidth, {},
+                               {dx + j, layer.in_padded}, finish);
+    }
+    const int64_t n = rows * layer.in_padded;
+    const float* x = before[l];
+    if (through == Activation::gelu)
+      for (int64_t i = 0; i < n; ++i) dx[i] = formulas::GeluBackward{}(x[i], dx[i]);
+    if (through == Activation::gelu_tanh)
+      for (int64_t i = 0; i < n; ++i) dx[i] = formulas::GeluTanhBackward{}(x[i], dx[i]);
+    if (plan.bf16) round(dx, n);
   }
 };
 

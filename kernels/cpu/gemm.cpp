@@ -6,6 +6,7 @@
 #include "pinion/kernels/cpu/gemm.h"
 
 #include "pinion/kernels/cpu/onednn.h"
+#include "pinion/kernels/cpu/packet.h"
 #include "pinion/kernels/cpu/scratch.h"
 #include "pinion/kernels/formulas.h"
 
@@ -43,40 +44,44 @@ PINION_INLINE void multiply_tile(int64_t k, const Acc* a, int64_t a_row, int64_t
   }
 }
 
-template <class Acc>
-PINION_INLINE Vec<Acc> finished(Vec<Acc> sum, const Acc* out, const Acc* bias, bool relu,
-                                bool add) {
-  if (add) sum += load(out);
-  if (bias) sum += load(bias);
-  return relu ? formulas::Relu{}(sum) : sum;
-}
-
-template <class Acc, int Rows, int Vectors>
+template <class Acc, int Height, int Vectors>
 PINION_INLINE void tiles(int64_t i, int64_t rows, int64_t k, Strided<const Acc> a, bool tiled,
-                         const Acc* b, int64_t ldb, const Acc* start, const PanelOut<Acc>& out) {
-  for (; i + Rows <= rows; i += Rows) {
-    Vec<Acc> acc[Rows][Vectors];
-    const Acc* from = start + i * kPanelWidth<Acc, Vectors>;
+                         const Acc* b, int64_t ldb, Rows<const Acc> start, Rows<Acc> out,
+                         const Finish<Acc>& finish) {
+  for (; i + Height <= rows; i += Height) {
+    Vec<Acc> acc[Height][Vectors] = {};
+    // f(the sums of row r, vector v; the vector's place in rows `of`)
+    const auto each = [&](auto of, auto f) __attribute__((always_inline)) {
+      if (!of.data) return;
 #pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r)
+      for (int r = 0; r < Height; ++r)
 #pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v)
-        acc[r][v] = start ? load(from + (r * Vectors + v) * kLanes<Acc>) : Vec<Acc>{};
+        for (int v = 0; v < Vectors; ++v)
+          f(acc[r][v], of.data + (i + r) * of.stride + v * kLanes<Acc>);
+    };
+    each(
+        start, [](auto& sum, auto* p) __attribute__((always_inline)) { sum = load(p); });
     if (tiled)
-      multiply_tile<Acc, Rows, Vectors>(k, a.data + i * k, 1, Rows, b, ldb, acc);
+      multiply_tile<Acc, Height, Vectors>(k, a.data + i * k, 1, Height, b, ldb, acc);
     else
-      multiply_tile<Acc, Rows, Vectors>(k, &a(i, 0), a.row, a.col, b, ldb, acc);
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v) {
-        Acc* to = out.data + (i + r) * out.stride + v * kLanes<Acc>;
-        const Acc* bias = out.bias ? out.bias + v * kLanes<Acc> : nullptr;
-        store(to, finished(acc[r][v], to, bias, out.relu, out.add));
-      }
+      multiply_tile<Acc, Height, Vectors>(k, &a(i, 0), a.row, a.col, b, ldb, acc);
+    each(
+        Rows<const Acc>{finish.bias},
+        [](auto& sum, auto* p) __attribute__((always_inline)) { sum += load(p); });
+    if (finish.relu)
+      each(
+          out,
+          [](auto& sum, auto*) __attribute__((always_inline)) { sum = formulas::Relu{}(sum); });
+    each(
+        finish.gate, [](auto& sum, auto* p) __attribute__((always_inline)) {
+          sum = formulas::ReluBackward{}(load(p), sum);
+        });
+    each(
+        out, [](auto& sum, auto* p) __attribute__((always_inline)) { store(p, sum); });
   }
-  if constexpr (Rows > 1)
-    if (i < rows) tiles<Acc, kNextTile<Rows>, Vectors>(i, rows, k, a, tiled, b, ldb, start, out);
+  if constexpr (Height > 1)
+    if (i < rows)
+      tiles<Acc, kNextTile<Height>, Vectors>(i, rows, k, a, tiled, b, ldb, start, out, finish);
 }
 
 }  // namespace
@@ -85,11 +90,13 @@ PINION_INLINE void tiles(int64_t i, int64_t rows, int64_t k, Strided<const Acc> 
 template <class Acc, int Vectors>
 __attribute__((noinline)) void multiply_panel(int64_t rows, int64_t k, Strided<const Acc> a,
                                               bool tiled, const Acc* b, int64_t ldb,
-                                              const Acc* start, const PanelOut<Acc>& out) {
-  tiles<Acc, kTileRows<Vectors>, Vectors>(0, rows, k, a, tiled, b, ldb, start, out);
+                                              Rows<const Acc> start, Rows<Acc> out,
+                                              const Finish<Acc>& finish) {
+  tiles<Acc, kTileRows<Vectors>, Vectors>(0, rows, k, a, tiled, b, ldb, start, out, finish);
 }
 template void multiply_panel<float, 2>(int64_t, int64_t, Strided<const float>, bool, const float*,
-                                       int64_t, const float*, const PanelOut<float>&);
+                                       int64_t, Rows<const float>, Rows<float>,
+                                       const Finish<float>&);
 
 namespace {
 
@@ -104,53 +111,66 @@ __attribute__((noinline)) void pack_rows(Strided<const T> a, int64_t i, int64_t 
     if (i < end) pack_rows<T, Acc, kNextTile<Rows>>(a, i, end, begin, k, out);
 }
 
+// v[i] lane l becomes v[l] lane i, by swapping ever smaller off-diagonal blocks.
+template <class T>
+PINION_INLINE void transpose(Vec<T> (&v)[kLanes<T>]) {
+  constexpr int64_t L = kLanes<T>;
+#pragma GCC unroll 4
+  for (int64_t half = L / 2; half > 0; half /= 2) {
+    decltype(v[0] < v[0]) left, right;
+    for (int64_t l = 0; l < L; ++l) {
+      left[l] = l & half ? L + l - half : l;
+      right[l] = l & half ? L + l : l + half;
+    }
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < L; ++i) {
+      if (i & half) continue;
+      const Vec<T> a = v[i], b = v[i + half];
+      v[i] = __builtin_shuffle(a, b, left);
+      v[i + half] = __builtin_shuffle(a, b, right);
+    }
+  }
+}
+
 // Columns [j, j + count) of b, all of k, as [k][width]; missing columns are zero.
 template <class T, class Acc>
 __attribute__((noinline)) void pack_columns(Strided<const T> b, int64_t j, int64_t count, int64_t k,
                                             int64_t width, Acc* out) {
-  if (count < width)
-    for (int64_t x = 0; x < k * width; ++x) out[x] = 0;
-  if (b.row == 1) {
-    for (int64_t x = 0; x < count; ++x) {
-      const T* column = &b(0, j + x);
-      for (int64_t p = 0; p < k; ++p) out[p * width + x] = Acc(column[p]);
-    }
-  } else {
-    for (int64_t p = 0; p < k; ++p)
-      for (int64_t x = 0; x < count; ++x) out[p * width + x] = Acc(b(p, j + x));
-  }
-}
-
-// Sums for columns [j, j + count) of row i to their place.
-template <class Acc, class Out>
-__attribute__((noinline)) void finish_row(const Acc* sums, int64_t count, Out* out, const Out* bias,
-                                          const Epilogue<Out>& epilogue) {
-  const bool relu = epilogue.activation == Activation::relu;
-  for (int64_t x = 0; x < count; ++x) {
-    Acc v = sums[x] + (epilogue.accumulate ? Acc(out[x]) : Acc(0));
-    if (bias) v += Acc(bias[x]);
-    out[x] = Out(relu ? formulas::Relu{}(v) : v);
-  }
-}
-
-// A row of a ragged panel whose sums are final: no element beyond `count` is touched.
-template <class Acc>
-PINION_INLINE void copy_row(const Acc* from, int64_t count, Acc* to) {
   constexpr int64_t L = kLanes<Acc>;
-  if (count >= L) {
-    for (int64_t x = 0; x + L <= count; x += L) store(to + x, load(from + x));
-    return store(to + count - L, load(from + count - L));
+  for (int64_t x = 0; x < width; x += L) {
+    const int64_t here = x < count ? smaller(L, count - x) : 0;
+    if (b.row == 1 && k >= L) {
+      for (int64_t p = 0; p < k; p += L) {
+        const int64_t from = smaller(p, k - L);  // the last square overlaps the one before
+        Vec<Acc> square[L];
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < L; ++i)
+          square[i] = i < here ? load_packet(&b(from, j + x + i)) : Vec<Acc>{};
+        transpose<Acc>(square);
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < L; ++i) store(out + (from + i) * width + x, square[i]);
+      }
+    } else if (b.col == 1 && here == L) {
+      for (int64_t p = 0; p < k; ++p) store(out + p * width + x, load_packet(&b(p, j + x)));
+    } else if (b.col == 1 && here > 0) {
+      for (int64_t p = 0; p < k; ++p) store(out + p * width + x, load_part(&b(p, j + x), here));
+    } else {
+      for (int64_t p = 0; p < k; ++p)
+        for (int64_t i = 0; i < L; ++i)
+          out[p * width + x + i] = i < here ? Acc(b(p, j + x + i)) : Acc(0);
+    }
   }
-  for (int64_t x = 0; x < count;) {  // pieces of 8, 4, 2 and 1
-    const int64_t left = count - x;
-    if (left >= 8)
-      __builtin_memcpy(to + x, from + x, 8 * sizeof(Acc)), x += 8;
-    else if (left >= 4)
-      __builtin_memcpy(to + x, from + x, 4 * sizeof(Acc)), x += 4;
-    else if (left >= 2)
-      __builtin_memcpy(to + x, from + x, 2 * sizeof(Acc)), x += 2;
-    else
-      to[x] = from[x], ++x;
+}
+
+// Finished sums of a panel to their place; no element beyond `count` is written.
+template <class Acc, class Out>
+__attribute__((noinline)) void put_rows(Rows<const Acc> from, int64_t rows, int64_t count,
+                                        Rows<Out> to) {
+  for (int64_t i = 0; i < rows; ++i, from.data += from.stride, to.data += to.stride) {
+    int64_t x = 0;
+    for (; x + kLanes<Acc> <= count; x += kLanes<Acc>)
+      store_packet(to.data + x, load(from.data + x));
+    if (x < count) store_part(to.data + x, load(from.data + x), count - x);
   }
 }
 
@@ -181,6 +201,17 @@ struct Product {
   bool direct_a, direct_b;  // read where they lie; else packed
   Acc* panels = nullptr;    // b packed: [panel][k][kWidth]; with direct_b a ragged last panel only
 
+  // What c holds, as the start of a panel's sums; by way of `part` where its rows do not fit.
+  Rows<const Acc> sums_of(const Out* rows, int64_t height, int64_t count, Acc* part) const {
+    if constexpr (std::is_same_v<Out, Acc>) {
+      if (count == kWidth) return {rows, ldc};
+    }
+    for (int64_t i = 0; i < height; ++i)
+      for (int64_t x = 0; x < kWidth; ++x)
+        part[i * kWidth + x] = x < count ? Acc(rows[i * ldc + x]) : Acc(0);
+    return {part, kWidth};
+  }
+
   // Columns [j, j + kWidth) of rows [i0, i1): one depth after the other.
   void column(int64_t i0, int64_t i1, int64_t j, int64_t begin, int64_t depth, const Acc* packed_a,
               Acc* part) const {
@@ -193,31 +224,26 @@ struct Product {
       if (direct_b && count == kWidth) rows_b = &b(begin, j), ldb = b.row;
       if (direct_a) rows_a = {&a(i0, begin), a.row, a.col};
     }
-    const Acc* start = begin > 0 ? part : nullptr;
-    if constexpr (std::is_same_v<Out, Acc>) {
-      if (last && count == kWidth)
-        return multiply_panel<Acc, Vectors>(
-            i1 - i0, depth, rows_a, !direct_a, rows_b, ldb, start,
-            {c + i0 * ldc + j, ldc, epilogue.bias ? epilogue.bias + j : nullptr,
-             epilogue.activation == Activation::relu, epilogue.accumulate});
+    constexpr bool same_type = std::is_same_v<Out, Acc>;
+    const bool whole = count == kWidth, first = begin == 0;
+    Out* to = c + i0 * ldc + j;
+    // Sums start at those of the depths before, at what c holds, or at zero.
+    Rows<const Acc> start{first ? nullptr : part, kWidth};
+    if (first && epilogue.accumulate) start = sums_of(to, i1 - i0, count, part);
+    Rows<Acc> out{part, kWidth};
+    Finish<Acc> finish{nullptr, last && epilogue.activation == Activation::relu};
+    Acc bias[kWidth];
+    if constexpr (same_type) {
+      if (last && whole) out = {to, ldc};
+      if (last && whole && epilogue.bias) finish.bias = epilogue.bias + j;
     }
-    if constexpr (std::is_same_v<Out, Acc>) {
-      if (last && !epilogue.accumulate) {
-        Acc bias[kWidth] = {};
-        for (int64_t x = 0; epilogue.bias && x < count; ++x) bias[x] = epilogue.bias[j + x];
-        multiply_panel<Acc, Vectors>(i1 - i0, depth, rows_a, !direct_a, rows_b, ldb, start,
-                                     {part, kWidth, epilogue.bias ? bias : nullptr,
-                                      epilogue.activation == Activation::relu});
-        for (int64_t i = i0; i < i1; ++i)
-          copy_row(part + (i - i0) * kWidth, count, c + i * ldc + j);
-        return;
-      }
+    if (last && epilogue.bias && !finish.bias) {
+      for (int64_t x = 0; x < kWidth; ++x) bias[x] = x < count ? Acc(epilogue.bias[j + x]) : Acc(0);
+      finish.bias = bias;
     }
-    multiply_panel<Acc, Vectors>(i1 - i0, depth, rows_a, !direct_a, rows_b, ldb, start,
-                                 {part, kWidth});
-    for (int64_t i = i0; last && i < i1; ++i)
-      finish_row(part + (i - i0) * kWidth, count, c + i * ldc + j,
-                 epilogue.bias ? epilogue.bias + j : nullptr, epilogue);
+    multiply_panel<Acc, Vectors>(i1 - i0, depth, rows_a, !direct_a, rows_b, ldb, start, out,
+                                 finish);
+    if (last && out.data == part) put_rows<Acc, Out>({part, kWidth}, i1 - i0, count, {to, ldc});
   }
 
   void block(int64_t i0, int64_t i1, int64_t j0, int64_t j1) const {
@@ -274,6 +300,18 @@ __attribute__((noinline)) void run_product(const CpuContext& ctx, int64_t m, int
   const bool direct_b =
       native && b.col == 1 && (k * n <= kDirectElements || m <= kTileRows<Vectors>);
   Product<T, Out, Vectors>{m, n, k, a, b, c, ldc, epilogue, direct_a, direct_b}.run(ctx);
+}
+
+// Row i's sums through the epilogue to their place.
+template <class Acc, class Out>
+__attribute__((noinline)) void finish_row(const Acc* sums, int64_t count, Out* out, const Out* bias,
+                                          const Epilogue<Out>& epilogue) {
+  const bool relu = epilogue.activation == Activation::relu;
+  for (int64_t x = 0; x < count; ++x) {
+    Acc v = sums[x] + (epilogue.accumulate ? Acc(out[x]) : Acc(0));
+    if (bias) v += Acc(bias[x]);
+    out[x] = Out(relu ? formulas::Relu{}(v) : v);
+  }
 }
 
 // A small result of a long sum (a weight gradient): k is cut on a grid that depends on k alone, and

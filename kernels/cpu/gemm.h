@@ -30,27 +30,33 @@ template <class T, class Out>
 void gemm(const CpuContext& ctx, int64_t m, int64_t n, int64_t k, Strided<const T> a,
           Strided<const T> b, Out* c, int64_t ldc, const Epilogue<Out>& epilogue = {});
 
-// --- the building block: one panel of columns, Vectors registers wide
-// -----------------------------
+// --- the building block: one panel of columns, Vectors registers wide ---------------------------
 
 template <class Acc, int Vectors>
 inline constexpr int64_t kPanelWidth = Vectors* kLanes<Acc>;
 
-// Where finished sums go: data[i * stride + j] = relu?(sum + bias[j]), or += sum.
-template <class Acc>
-struct PanelOut {
-  Acc* data;
-  int64_t stride;
-  const Acc* bias = nullptr;
-  bool relu = false;
-  bool add = false;  // to what is there; without bias and relu
+// Rows that lie `stride` elements apart.
+template <class T>
+struct Rows {
+  T* data = nullptr;
+  int64_t stride = 0;
 };
 
-// out = start + a[rows, k] b[k, width]. Rows of b are ldb apart. start (stride: the width) may be
-// null. With `tiled`, a is packed by pack_rows() below and its strides do not count.
+// What happens to the sums of a panel before they are stored: + bias[width], ReLU, and ReLU's
+// gradient, 0 where the gate is not above 0. All may be left out.
+template <class Acc>
+struct Finish {
+  const Acc* bias = nullptr;
+  bool relu = false;
+  Rows<const Acc> gate;
+};
+
+// out = finish(start + a[rows, k] b[k, width]). No start is zero, and start may be out. Rows of b
+// are ldb apart. With `tiled`, a is packed by pack_rows() in gemm.cpp and its strides do not count.
 template <class Acc, int Vectors>
 void multiply_panel(int64_t rows, int64_t k, Strided<const Acc> a, bool tiled, const Acc* b,
-                    int64_t ldb, const Acc* start, const PanelOut<Acc>& out);
+                    int64_t ldb, Rows<const Acc> start, Rows<Acc> out,
+                    const Finish<Acc>& finish = {});
 
 // Rows of an accumulator tile: as many registers as the rung has, less those that hold a row of b
 // and the broadcast element of a; with one vector a row, enough to hide the latency of the FMA.

@@ -140,7 +140,7 @@ PINION_INLINE Int<Vec<A>> lanes_below(int64_t n) {
   return lane < static_cast<Number<Int<Vec<A>>>>(n);
 }
 
-// The first n < kPacket<T> lanes; the others read as `rest`, and are not stored.
+// The first n <= kPacket<T> lanes; the others read as `rest`, and are not stored.
 template <class T>
 PINION_INLINE Packet<T> load_part(const T* p, int64_t n, Accumulator<T> rest = 0) {
 #ifdef __AVX2__  // masked loads touch no memory outside the mask
@@ -176,10 +176,15 @@ PINION_INLINE void store_part(T* p, Packet<T> x, int64_t n) {
     else
       return _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1), (__m512d)x);
 #else
-    if constexpr (sizeof(T) == 4)
-      return _mm256_maskstore_ps(p, (__m256i)lanes_below<T>(n), (__m256)x);
-    else
-      return _mm256_maskstore_pd(p, (__m256i)lanes_below<T>(n), (__m256d)x);
+    // In pieces of the register, its half, a quarter: masked stores are slow on some CPUs.
+#pragma GCC unroll 4
+    for (int64_t piece = kPacket<T>; piece > 0; piece /= 2) {
+      if (!(n & piece)) continue;
+      __builtin_memcpy(p, &x, static_cast<size_t>(piece) * sizeof(T));
+      x = upper_half<T>(x, piece);
+      p += piece;
+    }
+    return;
 #endif
   }
 #endif
