@@ -255,7 +255,8 @@ std::vector<double> axis_ticks(double low, double high, int wanted) {
     }
   const double first = std::floor(low / step + 1e-9), last = std::ceil(high / step - 1e-9);
   if (!(last - first < 1000)) return ticks;
-  for (double k = first; k <= last; ++k) ticks.push_back(k * step + 0.0);
+  const int count = static_cast<int>(last - first);
+  for (int k = 0; k <= count; ++k) ticks.push_back((first + k) * step + 0.0);
   return ticks;
 }
 

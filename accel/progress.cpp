@@ -87,7 +87,7 @@ std::string bar_text(double share, size_t columns, bool utf8) {
 
 }  // namespace
 
-Progress::Progress(std::string title, int64_t total, const Options& options)
+Progress::Progress(std::string_view title, int64_t total, const Options& options)
     : title_(escaped(title)),
       total_(total),
       options_(options),
@@ -105,7 +105,7 @@ Progress::Progress(std::string title, int64_t total, const Options& options)
   started_ = looked_ = reported_ = options_.clock_ns();
 }
 
-void Progress::restart(std::string title, int64_t total) {
+void Progress::restart(std::string_view title, int64_t total) {
   title_ = escaped(title);
   total_ = total;
   done_ = 0;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 namespace pinion::accel {
 
@@ -27,8 +28,8 @@ class Progress {
     int64_t (*clock_ns)() = nullptr;  // a steady clock; null: the system's
   };
 
-  Progress(std::string title, int64_t total) : Progress(std::move(title), total, Options()) {}
-  Progress(std::string title, int64_t total, const Options& options);  // total 0: not known
+  Progress(std::string_view title, int64_t total) : Progress(title, total, Options()) {}
+  Progress(std::string_view title, int64_t total, const Options& options);  // total 0: not known
   ~Progress() { finish(); }
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -39,7 +40,7 @@ class Progress {
     advance();
   }
   // Starts the next stretch of a longer loop under another title, from 0 of `total`.
-  void restart(std::string title, int64_t total);
+  void restart(std::string_view title, int64_t total);
   void
   erase();  // takes the bar off the screen before other text is written; it comes back by itself
   void finish();  // removes the bar; later steps show nothing

@@ -71,7 +71,7 @@ std::string short_number(double value) {
 
 std::string duration(double seconds) {
   if (!(seconds >= 0) || seconds > 1e9) return "?";
-  const auto s = static_cast<int64_t>(seconds + 0.5);
+  const auto s = std::llround(seconds);
   if (s >= 3600) return fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
   return fmt::format("{}:{:02}", s / 60, s % 60);
 }

@@ -35,6 +35,7 @@ PINION_INLINE V each_lane(V x, F f) {
 
 template <class V>
 PINION_INLINE Int<V> bits_of(V x) {
+  static_assert(sizeof(Number<V>) == 4);
   return bit_cast<Int<V>>(x);
 }
 template <class V>

@@ -78,10 +78,10 @@ Tensor mean(const Tensor& x, int dim) {
 Tensor max(const Tensor& x, int dim) {
   check_floating("max", "x", x);
   dim = checked_dim("max", x, dim);
-  auto [y, index] = maxima("max", x, dim);
+  std::pair<Tensor, Tensor> found = maxima("max", x, dim);
   return record(
-      "max", std::move(y), {&x},
-      [to_x = Input(x), shape = x.shape(), dim, index = index](const Tensor& dy) -> Tensors {
+      "max", std::move(found.first), {&x},
+      [to_x = Input(x), shape = x.shape(), dim, index = found.second](const Tensor& dy) -> Tensors {
         Tensor dx = to_x.gradient(shape, dy);
         const View folded = fold(dx.mut(), dim);
         const Shape one{folded.shape[0], 1, folded.shape[2]};

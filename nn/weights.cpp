@@ -48,6 +48,7 @@ void load_weights(Module& module, const std::string& path) {
   const std::vector<NamedTensor> into = module.state();
   check_header(file, into, path);
   std::vector<NamedTensor> from;
+  from.reserve(into.size());
   for (const NamedTensor& t : into) from.push_back({t.name, file.load(*file.find(t.name))});
   copy_state(("load_weights: " + path).c_str(), into, from);
 }

@@ -43,7 +43,8 @@ Schedule step_lr(int64_t step_size, double gamma) {
   check_positive("step_lr", "step_size", step_size);
   check_rate("step_lr", "gamma", gamma);
   return [=](double base_lr, int64_t t) {
-    return base_lr * std::pow(gamma, static_cast<double>(t / step_size));
+    const int64_t steps = t / step_size;
+    return base_lr * std::pow(gamma, static_cast<double>(steps));
   };
 }
 

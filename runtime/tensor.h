@@ -216,8 +216,8 @@ class Tensors {
       Tensors(T&&... list) {  // NOLINT: a list is written {a, b}
     (push_back(std::forward<T>(list)), ...);
   }
-  Tensors(Tensors&&) = default;
-  Tensors(const Tensors&) = default;
+  Tensors(Tensors&&) = default;       // NOLINT: clang-tidy finds the reserved name of the
+  Tensors(const Tensors&) = default;  // NOLINT: variable with which clang copies an array
   Tensors& operator=(Tensors&&) = default;
   Tensors& operator=(const Tensors&) = default;
 
