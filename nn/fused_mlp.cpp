@@ -139,8 +139,7 @@ Tensor FusedMlp::mse_loss(const Tensor& x, const Tensor& target) const {
 Tensor FusedMlp::cross_entropy(const Tensor& x, const Tensor& target) const {
   check_like("FusedMlp::cross_entropy", "target", target, DType::i64, x);
   check_shape("FusedMlp::cross_entropy", "target", target, {x.size(0)});
-  Tensor loss =
-      fused_loss("FusedMlp::cross_entropy", *this, x, target, MlpLoss::cross_entropy);
+  Tensor loss = fused_loss("FusedMlp::cross_entropy", *this, x, target, MlpLoss::cross_entropy);
   if (x.device().kind != Device::Kind::cpu || !std::isnan(loss.item())) return loss;
   const int64_t* ids = target.view().as<int64_t>();
   for (int64_t i = 0; i < target.numel(); ++i)
