@@ -76,7 +76,7 @@ class DataLoader {
   class Iterator {
    public:
     explicit Iterator(DataLoader* loader) : loader_(loader) { ++*this; }
-    Batch& operator*() const { return *batch_; }
+    Batch& operator*() const { return *batch_; }  // NOLINT: null at the end only
     Batch* operator->() const { return batch_; }
     Iterator& operator++() {
       const int slot = loader_->feed_.next();

@@ -11,7 +11,6 @@
 
 namespace pinion {
 
-using detail::Storage;
 using detail::TensorImpl;
 
 namespace {

@@ -216,9 +216,9 @@ class Tensors {
       Tensors(T&&... list) {  // NOLINT: a list is written {a, b}
     (push_back(std::forward<T>(list)), ...);
   }
-  Tensors(Tensors&&) = default;       // NOLINT: clang-tidy finds the reserved name of the
-  Tensors(const Tensors&) = default;  // NOLINT: variable with which clang copies an array
-  Tensors& operator=(Tensors&&) = default;
+  Tensors(Tensors&&) = default;
+  Tensors(const Tensors&) = default;
+  Tensors& operator=(Tensors&&) = default;  // NOLINT: clang copies arrays with a reserved name
   Tensors& operator=(const Tensors&) = default;
 
   void push_back(Tensor t) {

@@ -55,9 +55,10 @@ TEST_F(EnvironmentDeathTest, CpuIsaPicksARung) {
               ExitedWithCode(100 + static_cast<int>(best_isa())), "");
   EXPECT_EXIT(end_with("PINION_CPU_ISA", "sse9", rung), ExitedWithCode(kConfig),
               "PINION_CPU_ISA: expected scalar, avx2, avx512 or amx, got \"sse9\"");
-  if (best_isa() < Isa::amx)
+  if (best_isa() < Isa::amx) {
     EXPECT_EXIT(end_with("PINION_CPU_ISA", "amx", rung), ExitedWithCode(kConfig),
                 "PINION_CPU_ISA: this CPU reaches [a-z0-9]+, got \"amx\"");
+  }
 }
 
 TEST_F(EnvironmentDeathTest, LogSetsTheLevel) {

@@ -20,7 +20,10 @@ inline double element(const Input& in, int64_t i, int64_t n, uint32_t stream) {
     case Fill::positive:
     case Fill::weights: return 0.5 + 1.5 * u;
     case Fill::nonzero: return u < 0.5 ? -0.2 - 3.6 * u : 0.2 + 3.6 * (u - 0.5);
-    case Fill::distinct: return 0.03 * static_cast<double>(i * 37 % n - n / 2);  // n not 37 k
+    case Fill::distinct: {  // n is not a multiple of 37
+      const int64_t place = i * 37 % n - n / 2;
+      return 0.03 * static_cast<double>(place);
+    }
     case Fill::ids: return std::floor(u * static_cast<double>(in.below));
     case Fill::mask: return u < 1.0 / 3;
   }

@@ -38,8 +38,7 @@ void check_facts(const Preprocessing& f, const std::string& path) {
   for (size_t c = 0; fits && c < columns; ++c)
     fits = std::isfinite(f.mean[c]) && std::isfinite(f.std[c]) && f.std[c] > 0;
   PINION_REQUIRE(checkpoint, fits, path,
-                 ": expected as many means and deviations as columns, and at "
-                 "least two classes, got ",
+                 ": expected means and deviations like columns, and two classes or more, got ",
                  f.mean.size(), ", ", f.std.size(), " and ", columns, ", and ", f.classes.size(),
                  " classes");
 }

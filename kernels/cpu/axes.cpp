@@ -18,31 +18,16 @@ PINION_INLINE void for_word(DType t, F f) {
   }
 }
 
-// A square of as many rows as a register has lanes. Interleaving row i with row i + L / 2, log2(L)
-// times, transposes.
+// A square of as many rows as a register has lanes.
 template <class Word>
 PINION_INLINE void transpose_square(const Word* in, int64_t ldi, Word* out, int64_t ldo) {
-  constexpr int L = static_cast<int>(kLanes<Word>);
-  Vec<Word> low = {}, high = {};
-  for (int l = 0; l < L; ++l) {
-    low[l] = static_cast<Word>(l / 2 + l % 2 * L);
-    high[l] = static_cast<Word>(L / 2 + l / 2 + l % 2 * L);
-  }
-  Vec<Word> rows[L], mixed[L];
+  constexpr int64_t L = kLanes<Word>;
+  Vec<Word> rows[L];
 #pragma GCC unroll 32
-  for (int i = 0; i < L; ++i) rows[i] = load(in + i * ldi);
-#pragma GCC unroll 5
-  for (int step = 1; step < L; step *= 2) {
-#pragma GCC unroll 16
-    for (int i = 0; i < L / 2; ++i) {
-      mixed[2 * i] = __builtin_shuffle(rows[i], rows[i + L / 2], low);
-      mixed[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + L / 2], high);
-    }
+  for (int64_t i = 0; i < L; ++i) rows[i] = load(in + i * ldi);
+  transpose_lanes<Word>(rows);
 #pragma GCC unroll 32
-    for (int i = 0; i < L; ++i) rows[i] = mixed[i];
-  }
-#pragma GCC unroll 32
-  for (int i = 0; i < L; ++i) store(out + i * ldo, rows[i]);
+  for (int64_t i = 0; i < L; ++i) store(out + i * ldo, rows[i]);
 }
 
 // out[j * ldo + i] = in[i * ldi + j] over an m by n matrix of runs of `run` words.

@@ -33,7 +33,7 @@ struct Layer {
 struct Plan {
   const FusedMlpArgs& args;
   bool bf16;
-  Layer layers[FusedMlpArgs::kMaxLayers];
+  Layer layers[FusedMlpArgs::kMaxLayers] = {};
   int64_t widest = 0;           // padded width of the widest layer
   int64_t weights_size = 0;     // floats for all packed weights and biases
   int64_t gradient_size = 0;    // floats for one chunk's sums

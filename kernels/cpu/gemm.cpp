@@ -50,34 +50,26 @@ PINION_INLINE void tiles(int64_t i, int64_t rows, int64_t k, Strided<const Acc> 
                          const Finish<Acc>& finish) {
   for (; i + Height <= rows; i += Height) {
     Vec<Acc> acc[Height][Vectors] = {};
-    // f(the sums of row r, vector v; the vector's place in rows `of`)
-    const auto each = [&](auto of, auto f) __attribute__((always_inline)) {
-      if (!of.data) return;
+    // f(the sums of row r and vector v, where they are in rows `of`)
+    const auto each = [&](auto of, auto f) {
 #pragma GCC unroll 16
       for (int r = 0; r < Height; ++r)
 #pragma GCC unroll 4
         for (int v = 0; v < Vectors; ++v)
           f(acc[r][v], of.data + (i + r) * of.stride + v * kLanes<Acc>);
     };
-    each(
-        start, [](auto& sum, auto* p) __attribute__((always_inline)) { sum = load(p); });
+    if (start.data) each(start, [](Vec<Acc>& sum, auto* p) { sum = load(p); });
     if (tiled)
       multiply_tile<Acc, Height, Vectors>(k, a.data + i * k, 1, Height, b, ldb, acc);
     else
       multiply_tile<Acc, Height, Vectors>(k, &a(i, 0), a.row, a.col, b, ldb, acc);
-    each(
-        Rows<const Acc>{finish.bias},
-        [](auto& sum, auto* p) __attribute__((always_inline)) { sum += load(p); });
-    if (finish.relu)
-      each(
-          out,
-          [](auto& sum, auto*) __attribute__((always_inline)) { sum = formulas::Relu{}(sum); });
-    each(
-        finish.gate, [](auto& sum, auto* p) __attribute__((always_inline)) {
-          sum = formulas::ReluBackward{}(load(p), sum);
-        });
-    each(
-        out, [](auto& sum, auto* p) __attribute__((always_inline)) { store(p, sum); });
+    const Rows<const Acc> bias{finish.bias, 0};
+    if (bias.data) each(bias, [](Vec<Acc>& sum, auto* p) { sum += load(p); });
+    if (finish.relu) each(out, [](Vec<Acc>& sum, auto*) { sum = formulas::Relu{}(sum); });
+    if (finish.gate.data)
+      each(finish.gate,
+           [](Vec<Acc>& sum, auto* p) { sum = formulas::ReluBackward{}(load(p), sum); });
+    each(out, [](Vec<Acc>& sum, auto* p) { store(p, sum); });
   }
   if constexpr (Height > 1)
     if (i < rows)
@@ -111,27 +103,6 @@ __attribute__((noinline)) void pack_rows(Strided<const T> a, int64_t i, int64_t 
     if (i < end) pack_rows<T, Acc, kNextTile<Rows>>(a, i, end, begin, k, out);
 }
 
-// v[i] lane l becomes v[l] lane i, by swapping ever smaller off-diagonal blocks.
-template <class T>
-PINION_INLINE void transpose(Vec<T> (&v)[kLanes<T>]) {
-  constexpr int64_t L = kLanes<T>;
-#pragma GCC unroll 4
-  for (int64_t half = L / 2; half > 0; half /= 2) {
-    decltype(v[0] < v[0]) left, right;
-    for (int64_t l = 0; l < L; ++l) {
-      left[l] = l & half ? L + l - half : l;
-      right[l] = l & half ? L + l : l + half;
-    }
-#pragma GCC unroll 16
-    for (int64_t i = 0; i < L; ++i) {
-      if (i & half) continue;
-      const Vec<T> a = v[i], b = v[i + half];
-      v[i] = __builtin_shuffle(a, b, left);
-      v[i + half] = __builtin_shuffle(a, b, right);
-    }
-  }
-}
-
 // Columns [j, j + count) of b, all of k, as [k][width]; missing columns are zero.
 template <class T, class Acc>
 __attribute__((noinline)) void pack_columns(Strided<const T> b, int64_t j, int64_t count, int64_t k,
@@ -146,7 +117,7 @@ __attribute__((noinline)) void pack_columns(Strided<const T> b, int64_t j, int64
 #pragma GCC unroll 16
         for (int64_t i = 0; i < L; ++i)
           square[i] = i < here ? load_packet(&b(from, j + x + i)) : Vec<Acc>{};
-        transpose<Acc>(square);
+        transpose_lanes<Acc>(square);
 #pragma GCC unroll 16
         for (int64_t i = 0; i < L; ++i) store(out + (from + i) * width + x, square[i]);
       }

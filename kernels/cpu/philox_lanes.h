@@ -81,14 +81,12 @@ PINION_INLINE void to_element_order(V (&v)[4]) {
     low2[l] = part + i % 2 + i / 2 * L;
     high2[l] = part + 2 + i % 2 + i / 2 * L;
   }
-  const V ab_low = __builtin_shuffle(v[0], v[1], low),
-          ab_high = __builtin_shuffle(v[0], v[1], high);
-  const V cd_low = __builtin_shuffle(v[2], v[3], low),
-          cd_high = __builtin_shuffle(v[2], v[3], high);
-  v[0] = __builtin_shuffle(ab_low, cd_low, low2);
-  v[1] = __builtin_shuffle(ab_low, cd_low, high2);
-  v[2] = __builtin_shuffle(ab_high, cd_high, low2);
-  v[3] = __builtin_shuffle(ab_high, cd_high, high2);
+  const V ab_low = shuffle(v[0], v[1], low), ab_high = shuffle(v[0], v[1], high);
+  const V cd_low = shuffle(v[2], v[3], low), cd_high = shuffle(v[2], v[3], high);
+  v[0] = shuffle(ab_low, cd_low, low2);
+  v[1] = shuffle(ab_low, cd_low, high2);
+  v[2] = shuffle(ab_high, cd_high, low2);
+  v[3] = shuffle(ab_high, cd_high, high2);
 }
 
 }  // namespace

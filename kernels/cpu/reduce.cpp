@@ -115,10 +115,11 @@ void squares_and_nonfinite(const CpuContext& ctx, ConstView x, View out) {
         constexpr auto top =
             static_cast<Number<Int<Packet<T>>>>(sizeof(A) == 4 ? 0x7f800000 : 0x7ff0000000000000);
         bad[u] += (bit_cast<Int<Packet<T>>>(v) & top) == top;
-        HalfPacket parts[sizeof(v) / sizeof(HalfPacket)];
+        constexpr int kParts = 8 / sizeof(A);
+        HalfPacket parts[kParts];
         __builtin_memcpy(parts, &v, sizeof v);
 #pragma GCC unroll 2
-        for (int h = 0; h < static_cast<int>(sizeof(v) / sizeof(HalfPacket)); ++h) {
+        for (int h = 0; h < kParts; ++h) {
           const Vec<double> wide = __builtin_convertvector(parts[h], Vec<double>);
           acc[2 * u + h] += wide * wide;
         }

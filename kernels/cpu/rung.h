@@ -44,12 +44,45 @@ template <class T>
 PINION_INLINE Vec<T> splat(T x) {
   return x - Vec<T>{};
 }
+// Lane l is lane from[l] of a followed by b. The lanes must be constants after inlining.
+template <class V, class I>
+PINION_INLINE V shuffle(V a, V b, I from) {
+#ifdef __clang__
+  constexpr int64_t L = sizeof(V) / sizeof a[0];
+  V y = {};
+  for (int64_t l = 0; l < L; ++l) y[l] = from[l] < L ? a[from[l]] : b[from[l] - L];
+  return y;
+#else
+  return __builtin_shuffle(a, b, from);
+#endif
+}
+// A square of as many registers as they have lanes: v[i] lane l becomes v[l] lane i, by swapping
+// ever smaller blocks off the diagonal.
+template <class T>
+PINION_INLINE void transpose_lanes(Vec<T> (&v)[kLanes<T>]) {
+  constexpr int64_t L = kLanes<T>;
+#pragma GCC unroll 5
+  for (int64_t half = L / 2; half > 0; half /= 2) {
+    decltype(v[0] < v[0]) left = {}, right = {};
+    for (int64_t l = 0; l < L; ++l) {
+      left[l] = l & half ? L + l - half : l;
+      right[l] = l & half ? L + l : l + half;
+    }
+#pragma GCC unroll 32
+    for (int64_t i = 0; i < L; ++i) {
+      if (i & half) continue;
+      const Vec<T> a = v[i], b = v[i + half];
+      v[i] = shuffle(a, b, left);
+      v[i + half] = shuffle(a, b, right);
+    }
+  }
+}
 // The upper half of the lowest 2 `width` lanes, moved down to the lowest.
 template <class T>
 PINION_INLINE Vec<T> upper_half(Vec<T> v, int64_t width) {
   decltype(v < v) from = {};
   for (int64_t i = 0; i < kLanes<T>; ++i) from[i] = i < width ? i + width : i;
-  return __builtin_shuffle(v, from);
+  return shuffle(v, v, from);
 }
 // The sum of the lanes by halves: the order is fixed by the rung.
 template <class T>
