@@ -246,6 +246,20 @@ def quantile(values, q):
     return values[min(len(values) - 1, int(q * len(values)))]
 
 
+def summary(ours, theirs):
+    """Figures of paired samples, in seconds."""
+    ratios = [y / x for x, y in zip(ours, theirs)]
+    return {
+        "pinion_s": min(ours),
+        "torch_s": min(theirs),
+        "ratio_min": min(theirs) / min(ours),
+        "ratio_median": statistics.median(theirs) / statistics.median(ours),
+        "p10": quantile(ratios, 0.1),
+        "p90": quantile(ratios, 0.9),
+        "samples": len(ours),
+    }
+
+
 def measure(pinion, index, peer, clock, args):
     def ours(times):
         pinion.check(pinion.lib.pinion_peer_run(index, times))
@@ -264,16 +278,7 @@ def measure(pinion, index, peer, clock, args):
             redone += 1  # the host took the CPU away meanwhile
             continue
         a.append(pair[0]), b.append(pair[1])
-    ratios = [y / x for x, y in zip(a, b)]
-    return {
-        "pinion_s": min(a),
-        "torch_s": min(b),
-        "ratio_min": min(b) / min(a),
-        "ratio_median": statistics.median(b) / statistics.median(a),
-        "p10": quantile(ratios, 0.1),
-        "p90": quantile(ratios, 0.9),
-        "samples": len(a),
-    }
+    return summary(a, b)
 
 
 SCRIPT = """
@@ -325,18 +330,9 @@ def measure_process(program, args):
         wall(ours), wall(theirs)
         a, b = [], []
         for _ in range(max(3, args.samples // 3)):
-            a.append(min(wall(ours) for _ in range(5)))
+            a.append(statistics.mean(wall(ours) for _ in range(5)))
             b.append(wall(theirs))
-    ratios = [y / x for x, y in zip(a, b)]
-    return {
-        "pinion_s": min(a),
-        "torch_s": min(b),
-        "ratio_min": min(b) / min(a),
-        "ratio_median": statistics.median(b) / statistics.median(a),
-        "p10": quantile(ratios, 0.1),
-        "p90": quantile(ratios, 0.9),
-        "samples": len(a),
-    }
+    return summary(a, b)
 
 
 def seconds(s):

@@ -59,27 +59,29 @@ struct Plan {
     return bf16 ? float(w.as<BFloat16>()[at]) : w.as<float>()[at];
   }
 
+  // value(p, j) over [depth, width) as panels: [padded(width) / kWidth][depth][kWidth], 0 beyond.
+  template <class F>
+  static float* pack_panels(float* out, int64_t depth, int64_t width, F value) {
+    for (int64_t j = 0; j < padded(width); j += kWidth)
+      for (int64_t p = 0; p < depth; ++p)
+        for (int64_t i = j; i < j + kWidth; ++i) *out++ = i < width ? value(p, i) : 0;
+    return out;
+  }
+
   void pack(float* memory, bool for_backward) {
     for (int l = 0; l < args.layers; ++l) {
       Layer& layer = layers[l];
       layer.forward = memory;
-      for (int64_t o = 0; o < layer.out_padded; ++o)
-        for (int64_t i = 0; i < layer.in; ++i)
-          memory[(o / kWidth * layer.in + i) * kWidth + o % kWidth] =
-              o < layer.out ? weight(l, o, i) : 0;
-      memory += layer.out_padded * layer.in;
+      memory = pack_panels(memory, layer.in, layer.out,
+                           [&](int64_t i, int64_t o) { return weight(l, o, i); });
       layer.bias = memory;
       const float* bias = args.bias[l] ? args.bias[l].as<float>() : nullptr;
-      for (int64_t o = 0; o < layer.out_padded; ++o)
-        memory[o] = bias && o < layer.out ? bias[o] : 0;
-      memory += layer.out_padded;
+      memory =
+          pack_panels(memory, 1, layer.out, [&](int64_t, int64_t o) { return bias ? bias[o] : 0; });
       if (!for_backward) continue;
       layer.backward = memory;
-      for (int64_t i = 0; i < layer.in_padded; ++i)
-        for (int64_t o = 0; o < layer.out; ++o)
-          memory[(i / kWidth * layer.out + o) * kWidth + i % kWidth] =
-              i < layer.in ? weight(l, o, i) : 0;
-      memory += layer.in_padded * layer.out;
+      memory = pack_panels(memory, layer.out, layer.in,
+                           [&](int64_t o, int64_t i) { return weight(l, o, i); });
     }
   }
 };
