@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Fuzz target: the bytes are JSON text. It is refused, or it says the same after a round trip, with
-// and without a map of places. Build with clang++ -fsanitize=fuzzer,address,undefined together with
-// runtime/ and kernels/check.cpp.
+// and without a map of places.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

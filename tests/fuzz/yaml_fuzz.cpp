@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Fuzz target: the bytes are YAML text. It is refused as a configuration error, or it gives a tree
-// within the limits. Build with clang++ -fsanitize=fuzzer,address,undefined together with runtime/
-// and kernels/check.cpp.
+// within the limits.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
