@@ -14,6 +14,7 @@
 #include <cstring>
 #include <limits>
 #include <string_view>
+#include <utility>
 
 #include "pinion/accel/text.h"
 #include "pinion/runtime/log.h"
@@ -105,11 +106,9 @@ Progress::Progress(std::string_view title, int64_t total, const Options& options
   started_ = looked_ = reported_ = options_.clock_ns();
 }
 
-void Progress::restart(std::string_view title, int64_t total) {
+void Progress::retitle(std::string_view title) {
   title_ = escaped(title);
-  total_ = total;
-  done_ = 0;
-  if (options_.mode != ProgressMode::off) started_ = options_.clock_ns();
+  if (std::exchange(erased_, false)) draw(options_.clock_ns());
 }
 
 void Progress::look() {
@@ -170,6 +169,7 @@ void Progress::draw(int64_t now) {
     line = clipped(percent.empty() ? std::to_string(done_) : percent, room);
   write_all(options_.fd, std::string(kEraseLine) + line);
   shown_ = true;
+  erased_ = false;
 }
 
 void Progress::write_line(int64_t now) {
@@ -179,12 +179,15 @@ void Progress::write_line(int64_t now) {
 }
 
 void Progress::erase() {
-  if (shown_) write_all(options_.fd, kEraseLine);
+  if (!shown_) return;
+  write_all(options_.fd, kEraseLine);
   shown_ = false;
+  erased_ = true;
 }
 
 void Progress::finish() {
   erase();
+  erased_ = false;
   options_.mode = ProgressMode::off;
   until_look_ = std::numeric_limits<int64_t>::max();
 }

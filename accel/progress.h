@@ -18,7 +18,8 @@ enum class ProgressMode : uint8_t {
 // step() costs a few instructions: the clock is read once every so many steps that about 50
 // readings a second result, and the bar is drawn at most ten times a second. A loop of less than a
 // tenth of a second shows nothing. The bar fits the width that the terminal has at that moment,
-// never scrolls it, and is gone when the loop ends.
+// never scrolls it, and is gone when the loop ends. To write other text, call erase() before and
+// retitle() after it.
 class Progress {
  public:
   struct Options {
@@ -39,10 +40,9 @@ class Progress {
     loss_ = loss;
     advance();
   }
-  // Starts the next stretch of a longer loop under another title, from 0 of `total`.
-  void restart(std::string_view title, int64_t total);
-  void
-  erase();  // takes the bar off the screen before other text is written; it comes back by itself
+  void erase();  // takes the bar off the screen
+  // Goes on under another title, and puts back the bar that erase() took off.
+  void retitle(std::string_view title);
   void finish();  // removes the bar; later steps show nothing
 
  private:
@@ -59,7 +59,8 @@ class Progress {
   int64_t total_;
   Options options_;
   bool bar_ = false;
-  bool shown_ = false;  // the bar is on the screen
+  bool shown_ = false;   // the bar is on the screen
+  bool erased_ = false;  // it was until erase()
   bool utf8_ = false;
   int64_t done_ = 0;
   double loss_;                                      // NaN before the first

@@ -176,27 +176,41 @@ TEST_F(ProgressTest, DoesWithoutATotalAndWithoutUtf8) {
 TEST_F(ProgressTest, OffIsSilentAndNeverReadsTheClock) {
   const Terminal terminal(80);
   Progress progress("a", 10, options(terminal, ProgressMode::off));
-  progress.restart("b", 10);
+  progress.retitle("b");
   for (int i = 0; i < 1000; ++i) now_ns += 1'000'000'000, progress.step(1);
   EXPECT_EQ(terminal.text(), "");
   EXPECT_EQ(clock_reads, 0);
 }
 
-TEST_F(ProgressTest, RestartCountsFromZeroAndEraseLeavesTheLineFree) {
+TEST_F(ProgressTest, EraseLeavesTheLineFreeAndRetitlePutsTheBarBack) {
   const Terminal terminal(80);
-  Progress progress("first", 10, options(terminal));
+  Progress progress("first", 20, options(terminal));
+  progress.retitle("early");
+  progress.erase();
+  progress.retitle("first");
+  EXPECT_EQ(terminal.text(), "");  // nothing was shown, so nothing comes back
   for (int i = 0; i < 10; ++i) now_ns += 1'000'000'000, progress.step();
-  progress.restart("second", 20);
-  terminal.text();
-  for (int i = 0; i < 5; ++i) now_ns += 1'000'000'000, progress.step();
-  const auto shown = drawings(terminal.text());
-  ASSERT_FALSE(shown.empty());
-  EXPECT_THAT(shown.back(), HasSubstr("second"));
-  EXPECT_THAT(shown.back(), HasSubstr("5/20"));
+  EXPECT_THAT(drawings(terminal.text()).back(), HasSubstr("first"));
   progress.erase();
   EXPECT_EQ(drawings(terminal.text()), std::vector<std::string>{""});
   progress.erase();
   EXPECT_EQ(terminal.text(), "");
+  progress.retitle("second");
+  auto shown = drawings(terminal.text());
+  ASSERT_EQ(shown.size(), 1u);
+  EXPECT_THAT(shown[0], HasSubstr("second"));
+  EXPECT_THAT(shown[0], HasSubstr("10/20"));
+  progress.retitle("third");
+  EXPECT_EQ(terminal.text(), "");
+  for (int i = 0; i < 5; ++i) now_ns += 1'000'000'000, progress.step();
+  shown = drawings(terminal.text());
+  ASSERT_FALSE(shown.empty());
+  EXPECT_THAT(shown.back(), HasSubstr("third"));
+  EXPECT_THAT(shown.back(), HasSubstr("15/20"));
+  progress.erase();
+  progress.finish();
+  progress.retitle("fourth");
+  EXPECT_EQ(drawings(terminal.text()), std::vector<std::string>{""});
 }
 
 TEST(Text, CountsCutsAndPads) {

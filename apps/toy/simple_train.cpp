@@ -83,14 +83,14 @@ RunFigures train_model(const Options& o, const accel::TensorDataset& data, Simpl
                                   .seed = o.seed});
   auto optimizer = make_optimizer(o, model);
   optim::GradScaler scaler({.enabled = o.precision == nn::Precision::fp16});
-  accel::Progress progress("", loader.batches());
+  accel::Progress progress("", o.epochs * loader.batches());
   RunFigures run{{}, model.parameter_count(), data.size(), 0};
   const auto start = std::chrono::steady_clock::now();
 
   for (int64_t epoch = 1; epoch <= o.epochs; ++epoch) {
     accel::Mean mean_loss;
     accel::Accuracy accuracy;
-    progress.restart(fmt::format("Epoch {}/{}", epoch, o.epochs), loader.batches());
+    progress.retitle(fmt::format("Epoch {}/{}", epoch, o.epochs));
 
     for (auto& [x, y] : loader) {
       const Tensor inputs = x.to(o.device), labels = y.to(o.device);
