@@ -15,7 +15,6 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using ::testing::IsEmpty;
 
 Tensor leaf(std::initializer_list<float> values) {
   Tensor t = Tensor::of(values, {static_cast<int64_t>(values.size())});

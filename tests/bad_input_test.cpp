@@ -23,14 +23,14 @@ Tensor f64(const Shape& s) { return Tensor::zeros(s, DType::f64); }
 Tensor i64(const Shape& s) { return Tensor::zeros(s, DType::i64); }
 Tensor flags(const Shape& s) { return Tensor::zeros(s, DType::boolean); }
 Tensor id(int64_t value) { return Tensor::of({value}, {1}); }
-const Tensor none;
+const Tensor kNone;
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 std::vector<BadCall> math_calls() {
   using namespace nn;  // NOLINT: a table
   return {
-      {"operator+(a, b)", "add: expected a tensor for a", [] { return none + f32({2}); }},
-      {"operator+(a, b)", "add: expected a tensor for b", [] { return f32({2}) + none; }},
+      {"operator+(a, b)", "add: expected a tensor for a", [] { return kNone + f32({2}); }},
+      {"operator+(a, b)", "add: expected a tensor for b", [] { return f32({2}) + kNone; }},
       {"operator+(a, b)", "add: expected two tensors of one shape, got [2] and [3]",
        [] { return f32({2}) + f32({3}); }},
       {"operator+(a, b)", "add: expected two tensors of one shape, got [2,1] and [2]",
@@ -55,16 +55,16 @@ std::vector<BadCall> math_calls() {
          return f32({4}) / f32({2, 2});
        }},
       {"operator/(a, b)", "divide: expected b of type f64", [] { return f64({2}) / f32({2}); }},
-      {"operator+(x, shift)", "affine: expected a tensor for x", [] { return none + 1.0; }},
+      {"operator+(x, shift)", "affine: expected a tensor for x", [] { return kNone + 1.0; }},
       {"operator-(x, shift)", "affine: expected x of a floating type",
        [] { return i64({2}) - 1.0; }},
-      {"operator*(x, scale)", "affine: expected a tensor for x", [] { return none * 2.0; }},
+      {"operator*(x, scale)", "affine: expected a tensor for x", [] { return kNone * 2.0; }},
       {"operator*(scale, x)", "affine: expected x of a floating type",
        [] { return 2.0 * flags({2}); }},
       {"operator/(x, divisor)", "affine: expected x of a floating type",
        [] { return i64({2}) / 2.0; }},
-      {"operator-(x)", "affine: expected a tensor for x", [] { return -none; }},
-      {"relu(x)", "relu: expected a tensor for x", [] { return relu(none); }},
+      {"operator-(x)", "affine: expected a tensor for x", [] { return -kNone; }},
+      {"relu(x)", "relu: expected a tensor for x", [] { return relu(kNone); }},
       {"relu(x)", "relu: expected x of a floating type, got i64", [] { return relu(i64({2})); }},
       {"gelu(x, form)", "gelu: expected x of a floating type", [] { return gelu(i64({2})); }},
       {"sigmoid(x)", "sigmoid: expected x of a floating type", [] { return sigmoid(i64({2})); }},
@@ -72,14 +72,14 @@ std::vector<BadCall> math_calls() {
       {"exp(x)", "exp: expected x of a floating type", [] { return nn::exp(i64({2})); }},
       {"log(x)", "log: expected x of a floating type", [] { return nn::log(i64({2})); }},
       {"affine(x, scale, shift)", "affine: expected a tensor for x",
-       [] { return affine(none, 1, 2); }},
+       [] { return affine(kNone, 1, 2); }},
       {"masked_fill(x, mask, value)", "masked_fill: expected mask [2], got [3]",
        [] { return masked_fill(f32({2}), flags({3}), 0); }},
       {"masked_fill(x, mask, value)", "masked_fill: expected mask of type bool, got f32",
        [] { return masked_fill(f32({2}), f32({2}), 0); }},
       {"masked_fill(x, mask, value)", "masked_fill: expected a tensor for mask",
-       [] { return masked_fill(f32({2}), none, 0); }},
-      {"cast(x, dtype)", "cast: expected a tensor for x", [] { return cast(none, DType::f32); }},
+       [] { return masked_fill(f32({2}), kNone, 0); }},
+      {"cast(x, dtype)", "cast: expected a tensor for x", [] { return cast(kNone, DType::f32); }},
       {"cast(x, dtype)", "cast: expected a dtype, got 77",
        [] { return cast(f32({2}), static_cast<DType>(77)); }},
       {"dropout(x, p, key)", "dropout: expected x of a floating type",
@@ -120,7 +120,7 @@ std::vector<BadCall> matrix_calls() {
        }},
       {"matmul(a, b)", "matmul: expected a tensor for b",
        [] {
-         return matmul(f32({2, 3}), none);
+         return matmul(f32({2, 3}), kNone);
        }},
       {bmm_function, "bmm: a [2,3,4] does not fit b [2,3,4]",
        [] {
@@ -144,7 +144,7 @@ std::vector<BadCall> matrix_calls() {
        }},
       {bmm_function, "bmm: expected a tensor for a",
        [] {
-         return bmm(none, f32({1, 1, 1}));
+         return bmm(kNone, f32({1, 1, 1}));
        }},
       {linear_function, "linear: x [2,3] does not fit weight [5,4]",
        [] {
@@ -176,7 +176,7 @@ std::vector<BadCall> matrix_calls() {
        }},
       {linear_function, "linear: expected a tensor for weight",
        [] {
-         return linear(f32({2, 3}), none);
+         return linear(f32({2, 3}), kNone);
        }},
       {linear_function, "linear: expected an activation, got 9",
        [] {
@@ -199,7 +199,7 @@ std::vector<BadCall> reduce_calls() {
   using namespace nn;  // NOLINT: a table
   return {
       {"sum(x)", "sum: expected x of a floating type, got i64", [] { return sum(i64({2})); }},
-      {"sum(x)", "sum: expected a tensor for x", [] { return sum(none); }},
+      {"sum(x)", "sum: expected a tensor for x", [] { return sum(kNone); }},
       {"sum(x, dim)", "sum: expected a dimension of [2,3], got 2",
        [] {
          return sum(f32({2, 3}), 2);
@@ -242,7 +242,7 @@ std::vector<BadCall> row_calls() {
       {"softmax(x)", "softmax: expected x of a floating type", [] { return softmax(i64({2})); }},
       {"log_softmax(x)", "log_softmax: expected x of at least one dimension, got []",
        [] { return log_softmax(f32({})); }},
-      {"log_softmax(x)", "log_softmax: expected a tensor for x", [] { return log_softmax(none); }},
+      {"log_softmax(x)", "log_softmax: expected a tensor for x", [] { return log_softmax(kNone); }},
       {norm, "layer_norm: expected gamma [4], got [3]",
        [] {
          return layer_norm(f32({3, 4}), f32({3}), f32({4}));
@@ -257,7 +257,7 @@ std::vector<BadCall> row_calls() {
        }},
       {norm, "layer_norm: expected a tensor for beta",
        [] {
-         return layer_norm(f32({3, 4}), f32({4}), none);
+         return layer_norm(f32({3, 4}), f32({4}), kNone);
        }},
       {norm, "layer_norm: expected x of at least one dimension",
        [] { return layer_norm(f32({}), f32({1}), f32({1})); }},
@@ -319,7 +319,7 @@ std::vector<BadCall> shape_calls() {
        [] {
          return reshape(f32({2, 3}), {5});
        }},
-      {"reshape(x, shape)", "reshape: expected a tensor for x", [] { return reshape(none, {1}); }},
+      {"reshape(x, shape)", "reshape: expected a tensor for x", [] { return reshape(kNone, {1}); }},
       {turn, "transpose: expected a dimension of [2,3], got 2",
        [] {
          return transpose(f32({2, 3}), 0, 2);
@@ -328,8 +328,8 @@ std::vector<BadCall> shape_calls() {
        [] {
          return transpose(f32({2, 3}), -3, 0);
        }},
-      {turn, "transpose: expected a tensor for x", [] { return transpose(none, 0, 1); }},
-      {join, "concat: expected at least one part, got none", [] { return concat({}, 0); }},
+      {turn, "transpose: expected a tensor for x", [] { return transpose(kNone, 0, 1); }},
+      {join, "concat: expected at least one part, got kNone", [] { return concat({}, 0); }},
       {join, "concat: expected parts equal but for dimension 1, got [2,3] and [3,3]",
        [] {
          return concat({f32({2, 3}), f32({3, 3})}, 1);
@@ -344,7 +344,7 @@ std::vector<BadCall> shape_calls() {
        }},
       {join, "concat: expected a tensor for every part",
        [] {
-         return concat({f32({2}), none}, 0);
+         return concat({f32({2}), kNone}, 0);
        }},
       {join, "concat: expected a dimension of [], got 0", [] { return concat({f32({})}, 0); }},
       {cut, "slice: expected a range within [0, 3] of dimension 1, got [1, 4)",

@@ -28,7 +28,7 @@ Tensor parameter(Tensor value) {
 
 // ----------------------------------------------------------------------------------------
 
-Params with_gradients(std::vector<float> a, std::vector<float> b) {
+Params with_gradients(const std::vector<float>& a, const std::vector<float>& b) {
   Params out = {{"a", parameter(Tensor::zeros({static_cast<int64_t>(a.size())}))},
                 {"b", parameter(Tensor::zeros({static_cast<int64_t>(b.size())}))}};
   out[0].tensor.set_grad(Tensor::of(a, out[0].tensor.shape()));

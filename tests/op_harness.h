@@ -27,7 +27,7 @@ struct Result {
 
 // One pass forward and, for differentiable rows, backward; the leaves' gradients start from
 // nothing.
-inline Result run_row(const OpCase& c, Tensors& leaves, Tensor dy = {}) {
+inline Result run_row(const OpCase& c, Tensors& leaves, const Tensor& dy = {}) {
   for (size_t i = 0; i < leaves.size(); ++i) leaves[i].set_grad({});
   Result r;
   const Tensor y = c.run(leaves);
