@@ -329,7 +329,7 @@ std::vector<BadCall> shape_calls() {
          return transpose(f32({2, 3}), -3, 0);
        }},
       {turn, "transpose: expected a tensor for x", [] { return transpose(kNone, 0, 1); }},
-      {join, "concat: expected at least one part, got kNone", [] { return concat({}, 0); }},
+      {join, "concat: expected at least one part, got none", [] { return concat({}, 0); }},
       {join, "concat: expected parts equal but for dimension 1, got [2,3] and [3,3]",
        [] {
          return concat({f32({2, 3}), f32({3, 3})}, 1);
