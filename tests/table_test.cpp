@@ -83,10 +83,9 @@ TEST_F(TableTest, TakesTheHeaderFlagAtItsWord) {
 
 TEST_F(TableTest, AcceptsWhatSpreadsheetsWrite) {
   const char* const same[] = {
-      "a,b,y\r\n1,2,p\r\n3,4,q\r\n",  // CRLF
-      "\xef\xbb\xbf"
-      "a,b,y\n1,2,p\n3,4,q",    // byte-order mark, no last line end
-      "a;b;y\n1;2;p\n3;4;q\n",  // other delimiters
+      "a,b,y\r\n1,2,p\r\n3,4,q\r\n",      // CRLF
+      "\357\273\277a,b,y\n1,2,p\n3,4,q",  // byte-order mark, no last line end
+      "a;b;y\n1;2;p\n3;4;q\n",            // other delimiters
       "a\tb\ty\n1\t2\tp\n3\t4\tq\n",
       "\"a\",\"b\",\"y\"\n\"1\",\"2\",\"p\"\n\"3\",4,\"q\"\n",
       "\n a , b ,y\n\n1, 2 ,p\n\n\r\n3,4, q\n  \n",  // blanks and empty lines

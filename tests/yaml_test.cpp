@@ -200,9 +200,7 @@ TEST(Yaml, BadTextIsRefusedWithItsPlace) {
                  Bad{"- 1\nb: 2", "2:1", "did not find expected '-'"},
                  Bad{"a: .nan", "1:4", "a number, got .nan"},
                  Bad{"a: \xff", "1:4", "UTF-8"},
-                 Bad{"\xff\xfe"
-                     "a\0",
-                     "1:1", "UTF-8"},
+                 Bad{std::string("\377\376a\0", 4), "1:1", "UTF-8"},
                  Bad{std::string("a: 1\nb: \0x", 10), "2:4", "control characters"},
                  Bad{"a: \x1b[2J", "1:4", "control"},
                  Bad{repeated("[", 17), "1:17", "at most 16 levels"},
