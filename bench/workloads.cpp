@@ -136,6 +136,13 @@ void add_engine(std::vector<Workload>& list) {
                       for (int i = 0; i < 1000; ++i) nn::relu(x);
                     };
                   }});
+  // What of the next row are kernels: the rest is the engine.
+  list.push_back({"tiny_kernels/100", 0, 0, []() -> Run {
+                    return [x = noise({4}, 1), y = noise({4}, 2)]() mutable {
+                      for (int i = 0; i < 200; ++i)
+                        on({}, [&](auto& ctx) { kernels::affine(ctx, x, 1.01, 0, y.mut()); });
+                    };
+                  }});
   list.push_back({"tiny_op_fwd_bwd/100", 0, 0, []() -> Run {
                     return [x = noise({4}, 1).requires_grad(true), dy = noise({4}, 2)]() mutable {
                       Tensor y = x * 1.01;
