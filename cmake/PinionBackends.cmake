@@ -19,7 +19,7 @@ if(NOT PINION_CUDA STREQUAL "OFF")
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
     if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-      set(CMAKE_CUDA_ARCHITECTURES 90-real)
+      set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real)
     endif()
     enable_language(CUDA)
     find_package(CUDAToolkit REQUIRED)
@@ -41,8 +41,10 @@ function(pinion_add_backends target)
     target_sources(${target} PRIVATE ${sources})
     target_compile_definitions(${target} PUBLIC PINION_WITH_CUDA)
     target_link_libraries(${target} PUBLIC CUDA::cudart_static)
-    # CMake 3.25 knows CUDA dialects up to 17 only, so the flag is spelled out.
-    target_compile_options(${target} PRIVATE
-      $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;-Xcompiler=-Wall>)
+    # CMake 3.25 knows CUDA dialects up to 17 only, so the flag is spelled out. The suppressed
+    # warnings are about host lambdas that functions marked for both sides call, on the host only.
+    set(flags -std=c++20 -Xcompiler=-Wall,-Wno-unknown-pragmas
+      -diag-suppress=20011,20012,20013,20014,20015)
+    target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:${flags}>")
   endif()
 endfunction()

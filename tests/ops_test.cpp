@@ -290,18 +290,5 @@ TEST(OpRows, HaveNamesOfTheirOwnAndNoStrayGoldenValues) {
     EXPECT_TRUE(names.count(entry.name.substr(0, entry.name.find('.')))) << entry.name;
 }
 
-TEST(OpRows, CudaMatchesCpu) {
-  if (cuda_device_count() == 0) GTEST_SKIP() << "no CUDA device";
-  for (const OpCase& c : op_cases()) {
-    SCOPED_TRACE(c.name);
-    Tensors x = make_leaves(c, DType::f32), moved;
-    for (size_t i = 0; i < x.size(); ++i) {
-      Tensor there = x[i].to({Device::Kind::cuda, 0});
-      moved.push_back(there.requires_grad(x[i].requires_grad()));
-    }
-    expect_close(run_row(c, moved), run_row(c, x), 1e-5, 2e-5);
-  }
-}
-
 }  // namespace
 }  // namespace pinion::testing

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// The device vocabulary of kernels, and the only CUDA header that they include: accesses of up to
+// 16 bytes, shared memory, asynchronous copies, sums over warps and blocks. nvcc compiles it
+// against CUDA, g++ against the simulator of tests/cudasim, whose headers have the same names.
+#pragma once
+
+#include <cuda_pipeline_primitives.h>
+#include <cuda_runtime.h>
+
+#include "pinion/kernels/types.h"
+
+namespace pinion::kernels::cuda {
+
+inline constexpr unsigned kFullWarp = 0xffffffffu;
+inline constexpr int kWarp = 32;
+
+// --- vector access ---
+
+// N elements on a boundary of their size together: one access.
+template <class T, int N>
+struct alignas(sizeof(T) * N) Pack {
+  static_assert(sizeof(T) * N <= 16);
+  T v[N];
+};
+
+template <int N, class T>
+__device__ __forceinline__ Pack<T, N> load_pack(const T* p) {
+#ifndef __CUDACC__
+  cudasim::check_alignment(p, sizeof(T) * N, cudasim::Site::here());
+#endif
+  return *reinterpret_cast<const Pack<T, N>*>(p);
+}
+template <int N, class T>
+__device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack) {
+#ifndef __CUDACC__
+  cudasim::check_alignment(p, sizeof(T) * N, cudasim::Site::here());
+#endif
+  *reinterpret_cast<Pack<T, N>*>(p) = pack;
+}
+
+// --- shared memory: every block its own; its contents are arbitrary when the block begins ---
+
+// What the launch asked for, in `shared_bytes`.
+template <class T>
+__device__ __forceinline__ T* dynamic_shared() {
+#ifdef __CUDACC__
+  extern __shared__ __align__(128) unsigned char pinion_dynamic_shared[];
+  return reinterpret_cast<T*>(pinion_dynamic_shared);
+#else
+  return static_cast<T*>(cudasim::dynamic_shared(alignof(T), cudasim::Site::here()));
+#endif
+}
+
+// One object per block and type T: give each use a type of its own.
+template <class T>
+__device__ __forceinline__ T& block_shared() {
+#ifdef __CUDACC__
+  __shared__ T object;
+  return object;
+#else
+  return *static_cast<T*>(
+      cudasim::named_shared(&cudasim::shared_tag<T>, sizeof(T), alignof(T), cudasim::Site::here()));
+#endif
+}
+
+// --- asynchronous copies of 16 bytes to shared memory, each on its boundary ---
+
+__device__ __forceinline__ void copy_async16(void* shared, const void* global) {
+  __pipeline_memcpy_async(shared, global, 16);
+}
+__device__ __forceinline__ void commit_async() { __pipeline_commit(); }
+// Waits until at most N of the calling thread's commits are under way.
+template <int N>
+__device__ __forceinline__ void wait_async() {
+  __pipeline_wait_prior(N);
+}
+
+// --- sums and maxima in a fixed order ---
+
+// NaN wins.
+template <class T>
+__device__ __forceinline__ T greater_or_nan(T a, T b) {
+  return a > b || a != a ? a : b;
+}
+template <class T, int kThreads>
+struct WarpParts {
+  static_assert(kThreads % kWarp == 0 && kThreads <= 1024);
+  T v[kThreads / kWarp];
+};
+
+// Every thread of a block of kThreads gets fold over all of them. All threads must call it.
+template <int kThreads, class T, class Fold>
+__device__ __forceinline__ T block_fold(T own, Fold fold) {
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2)
+    own = fold(own, __shfl_xor_sync(kFullWarp, own, lanes));
+  WarpParts<T, kThreads>& parts = block_shared<WarpParts<T, kThreads>>();
+  __syncthreads();  // the parts of an earlier call have been read
+  if (threadIdx.x % kWarp == 0) parts.v[warp] = own;
+  __syncthreads();
+  T total = parts.v[0];
+  for (int w = 1; w < kThreads / kWarp; ++w) total = fold(total, parts.v[w]);
+  return total;
+}
+
+struct Plus {
+  template <class T>
+  __device__ __forceinline__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+struct GreaterOrNan {
+  template <class T>
+  __device__ __forceinline__ T operator()(T a, T b) const {
+    return greater_or_nan(a, b);
+  }
+};
+template <int kThreads, class T>
+__device__ __forceinline__ T block_sum(T v) {
+  return block_fold<kThreads>(v, Plus{});
+}
+template <int kThreads, class T>
+__device__ __forceinline__ T block_max(T v) {
+  return block_fold<kThreads>(v, GreaterOrNan{});
+}
+
+}  // namespace pinion::kernels::cuda

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the device language of include/cuda_runtime.h is made of: calls from a kernel into the
+// simulator.
+#pragma once
+
+#include "cudasim.h"
+
+namespace cudasim {
+
+[[noreturn]] void fail(Fault fault, const std::string& text, Site site);
+
+int lane();  // of the calling thread
+
+// A warp operation: lane l publishes a pointer to its operand; the last lane of the mask to arrive
+// runs `execute` over all of them. `execute` may be null.
+struct WarpOperation {
+  const char* name;
+  void (*execute)(void* const* operands, uint32_t mask) = nullptr;
+};
+void warp_operation(const WarpOperation& op, uint32_t mask, void* operand, Site site);
+
+// Waits for `threads` threads (0: all of the block) at barrier `id`; how many said `predicate`.
+int block_barrier(int id, int threads, bool predicate, const char* what, Site site);
+void grid_barrier(Site site);
+void pause(Site site);  // lets others run: what a spin loop calls
+
+void* dynamic_shared(size_t alignment, Site site);
+void* named_shared(const void* tag, size_t bytes, size_t alignment, Site site);
+template <class T>
+inline char shared_tag = 0;
+
+void check_alignment(const void* p, size_t alignment, Site site);
+
+void copy_async(void* shared, const void* global, size_t bytes, size_t zeros, Site site);
+void commit_copies();
+void wait_copies(int may_remain);
+
+// Calls f(lane) for the lanes of a mask, in order.
+template <class F>
+void for_lanes(uint32_t mask, F&& f) {
+  for (; mask; mask &= mask - 1) f(__builtin_ctz(mask));
+}
+
+}  // namespace cudasim
