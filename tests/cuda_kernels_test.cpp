@@ -117,6 +117,37 @@ TEST_F(CudaKernels, ScaleByANumberOfAnyType) {
     }
 }
 
+TEST_F(CudaKernels, DropoutDrawsTheNumbersOfTheCpu) {
+  for (const DType t : kFloating)
+    for (const double p : {0.0, 0.3})
+      for (const int64_t n : {1, 6, 101, 4096}) {
+        SCOPED_TRACE(cat({t, " p ", p, " n ", n}));
+        Pair x(t, n, 1), y(t, n, 1);
+        on_both([&](auto& ctx, Device d) {
+          kernels::dropout(ctx, x.on_device(d), p, {11, 2, 5}, y.on_device(d));
+        });
+        y.expect_same();
+      }
+}
+
+// Columns around a warp, rows around the slices that share a sum: integers, so that every order of
+// addition is exact.
+TEST_F(CudaKernels, SumsOfAnyShape) {
+  for (const int64_t outer : {1, 3})
+    for (const int64_t n : {1, 5, 16, 17, 300})
+      for (const int64_t inner : {1, 2, 31, 32, 33, 70}) {
+        SCOPED_TRACE(cat({Shape{outer, n, inner}}));
+        Pair whole(DType::i32, outer * n * inner, 0, 5), x(DType::f32, outer * n * inner, 0);
+        Pair y(DType::f32, outer * inner, 0);
+        on_both([&](auto& ctx, Device d) {
+          kernels::cast(ctx, whole.on_device(d), x.on_device(d));
+          const ConstView folded(x.on_device(d).data, {outer, n, inner}, DType::f32);
+          kernels::sum_axis(ctx, folded, 0.5, y.on_device(d));
+        });
+        y.expect_same();
+      }
+}
+
 TEST_F(CudaKernels, NanGoesWhereTheFormulasSendIt) {
   Pair x(DType::f32, 9, 0), y(DType::f32, 9, 0);
   on_both([&](auto& ctx, Device d) {

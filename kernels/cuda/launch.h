@@ -36,6 +36,13 @@ void launch(void (*kernel)(P...), const LaunchShape& shape, const CudaContext& c
   check(cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...), "launch");
 }
 
+// A grid of one block for each of so many pieces of work.
+inline unsigned one_block_each(int64_t pieces) {
+  PINION_REQUIRE(device, pieces <= INT32_MAX, "launch: expected at most 2147483647 blocks, got ",
+                 pieces);
+  return static_cast<unsigned>(pieces);
+}
+
 // Blocks for `items` pieces of work in grid-stride loops: enough to fill a large device a few times
 // over, and no more than there is work.
 inline unsigned blocks_for(int64_t items, int threads) {

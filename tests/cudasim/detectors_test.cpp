@@ -184,7 +184,6 @@ TEST(Detectors, MisalignedVectorAccess) {
                "an access of 16 bytes is not on their boundary");
 }
 
-#if !defined(__SANITIZE_ADDRESS__)  // which ends the process instead: sanitizer_test.sh
 template <bool kBug>
 void write_one_too_far(int* y) {
   for (unsigned i = threadIdx.x; kBug ? i <= 100 : i < 100; i += blockDim.x) y[i] = 7;
@@ -193,6 +192,18 @@ template <bool kBug>
 void write_shared_too_far(int*) {
   dynamic_shared<int>()[threadIdx.x + (kBug ? 1 : 0)] = 7;
 }
+void read_one_too_far(int* y) { y[0] = y[100]; }
+#if defined(__SANITIZE_ADDRESS__)
+TEST(DetectorsDeathTest, AccessesPastTheEnd) {
+  const DeviceArray<int> y(100);
+  const LaunchShape shape{dim3(1), dim3(64), 256};
+  run_kernel(write_one_too_far<false>, shape, y.get());
+  EXPECT_DEATH(run_kernel(write_one_too_far<true>, shape, y.get()), "heap-buffer-overflow");
+  EXPECT_DEATH(run_kernel(read_one_too_far, shape, y.get()), "heap-buffer-overflow");
+  run_kernel(write_shared_too_far<false>, shape, y.get());
+  EXPECT_DEATH(run_kernel(write_shared_too_far<true>, shape, y.get()), "heap-buffer-overflow");
+}
+#else
 TEST(Detectors, WritesPastTheEnd) {
   const auto run = [](void (*kernel)(int*)) {
     return found_by([&] {
@@ -203,6 +214,7 @@ TEST(Detectors, WritesPastTheEnd) {
   EXPECT_FALSE(run(write_one_too_far<false>));
   expect_found(run(write_one_too_far<true>), Fault::bounds, "a device allocation of 400 bytes");
   EXPECT_FALSE(run(write_one_too_far<false>));  // reported once
+  EXPECT_FALSE(run(read_one_too_far));          // for the sanitizer to find
   EXPECT_FALSE(found_in(write_shared_too_far<false>, {dim3(1), dim3(64), 256}));
   expect_found(found_in(write_shared_too_far<true>, {dim3(1), dim3(64), 256}), Fault::bounds,
                "dynamic shared memory of 256 bytes");
