@@ -38,7 +38,7 @@ void check_facts(const Preprocessing& f, const std::string& path) {
   for (size_t c = 0; fits && c < columns; ++c)
     fits = std::isfinite(f.mean[c]) && std::isfinite(f.std[c]) && f.std[c] > 0;
   PINION_REQUIRE(checkpoint, fits, path,
-                 ": expected means and deviations like columns, and two classes or more, got ",
+                 ": expected a mean and a deviation per column, at least two classes, got ",
                  f.mean.size(), ", ", f.std.size(), " and ", columns, ", and ", f.classes.size(),
                  " classes");
 }

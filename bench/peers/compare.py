@@ -359,7 +359,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("library", help="libpinion_peer.so of a build with -DPINION_BENCH=ON")
+    parser.add_argument(
+        "libpinion_peer", help="libpinion_peer.so of a build with -DPINION_BENCH=ON"
+    )
     parser.add_argument("--filter", default="", help="only names that contain this")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--samples", type=int, default=15, help="pairs per workload (default 15)")
@@ -376,7 +378,7 @@ def main():
     FUSED_ADAM = None if args.unfused_adam else True
 
     torch.set_num_threads(args.threads)
-    pinion = Pinion(os.path.abspath(args.library))
+    pinion = Pinion(os.path.abspath(args.libpinion_peer))
     pinion.check(pinion.lib.pinion_peer_threads(args.threads))
     clock = time.thread_time if args.threads == 1 else time.perf_counter
     print(

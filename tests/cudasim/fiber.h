@@ -32,8 +32,8 @@ class Fiber {
   ucontext_t context_;
 #endif
   void* fake_stack_ = nullptr;  // the sanitizer's
-  const void* stack_ =
-      nullptr;  // its lowest address; the thread's own is found on the first switch
+  // The lowest address; that of the thread's own stack is found on the first switch.
+  const void* stack_ = nullptr;
   size_t stack_bytes_ = 0;
 };
 

@@ -3,9 +3,10 @@
 // at once when the launch is cooperative.
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 #include <mutex>
 #include <numeric>
+#include <stdexcept>
+#include <string_view>
 #include <utility>
 
 #include "machine.h"
@@ -24,10 +25,21 @@ constexpr uint64_t kGolden = 0x9e3779b97f4a7c15u;  // spreads small seeds over a
 
 Options options_of_environment() {
   Options o;
-  if (const char* seed = std::getenv("CUDASIM_SEED")) o.seed = std::strtoull(seed, nullptr, 10);
+  if (const char* seed = std::getenv("CUDASIM_SEED")) {
+    char* end = nullptr;
+    o.seed = std::strtoull(seed, &end, 10);
+    if (end == seed || *end)
+      throw std::invalid_argument(std::string("CUDASIM_SEED: expected a number, got ") + seed);
+  }
   if (const char* order = std::getenv("CUDASIM_ORDER")) {
-    if (std::strcmp(order, "forward") == 0) o.order = Order::forward;
-    if (std::strcmp(order, "reverse") == 0) o.order = Order::reverse;
+    const std::string_view wanted = order;
+    if (wanted == "forward")
+      o.order = Order::forward;
+    else if (wanted == "reverse")
+      o.order = Order::reverse;
+    else if (wanted != "random")
+      throw std::invalid_argument(
+          std::string("CUDASIM_ORDER: expected random, forward or reverse, got ") + order);
   }
   return o;
 }
