@@ -398,7 +398,7 @@ TEST_F(PredictionTable, FactsSurviveTheFile) {
   refused("'columns' is missing or of another type");
   facts_.std[0] = 0;
   save(metadata_of(facts_), {7, 2});
-  refused("deviations");
+  refused("a deviation above 0");
 }
 
 TEST(Predictions, AreCsv) {

@@ -37,10 +37,12 @@ void check_facts(const Preprocessing& f, const std::string& path) {
               f.std.size() == columns && f.classes.size() >= 2 && f.classes.size() <= kMaxClasses;
   for (size_t c = 0; fits && c < columns; ++c)
     fits = std::isfinite(f.mean[c]) && std::isfinite(f.std[c]) && f.std[c] > 0;
-  PINION_REQUIRE(checkpoint, fits, path,
-                 ": expected a mean and a deviation per column, at least two classes, got ",
-                 f.mean.size(), ", ", f.std.size(), " and ", columns, ", and ", f.classes.size(),
-                 " classes");
+  PINION_REQUIRE(
+      checkpoint, fits, path,
+      ": expected a finite mean and a deviation above 0 for each column, and two classes "
+      "or more; got ",
+      columns, " columns, ", f.mean.size(), " means, ", f.std.size(), " deviations and ",
+      f.classes.size(), " classes");
 }
 
 }  // namespace
