@@ -88,8 +88,11 @@ struct ThreadPool::State {
   }
 
   void work() {
-    while (!stop.load(std::memory_order_relaxed)) {
+    for (;;) {
+      // `stop` is looked at after `sequence`, which is raised after it: who has seen the last
+      // announcement stops, who has not is woken by it.
       const uint32_t seen = sequence.load(std::memory_order_seq_cst);
+      if (stop.load(std::memory_order_seq_cst)) return;
       while (claim_and_execute()) {
       }
       for (int i = 0; i < spins && sequence.load(std::memory_order_relaxed) == seen; ++i) pause();
