@@ -24,7 +24,11 @@ function(pinion_add_rung target rung vector_bytes)
     $<$<BOOL:${PINION_WITH_CUDA}>:PINION_WITH_CUDA>)
   # Optimised in every configuration: an inline function that is not inlined would be emitted with
   # the rung's instructions under a name that all rungs share.
-  target_compile_options(${objects} PRIVATE ${arg_FLAGS} $<IF:$<CONFIG:Debug>,-O1,-O3>
+  set(optimise -O3)
+  if(rung STREQUAL "scalar" AND PINION_LADDER)
+    set(optimise -O1)  # it runs on machines older than AVX2, and in tests
+  endif()
+  target_compile_options(${objects} PRIVATE ${arg_FLAGS} $<IF:$<CONFIG:Debug>,-O1,${optimise}>
     -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wno-psabi)
   if(NOT rung STREQUAL "scalar")  # the same text again: checking its behaviour once is enough
     set_target_properties(${objects} PROPERTIES CXX_CLANG_TIDY "")
@@ -47,8 +51,12 @@ function(pinion_add_rungs target)
       target_sources(${target} PRIVATE ${file})
     endif()
   endforeach()
-  pinion_add_rung(${target} scalar 16 SOURCES ${kernels})
+  set(PINION_LADDER NO)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+    set(PINION_LADDER YES)
+  endif()
+  pinion_add_rung(${target} scalar 16 SOURCES ${kernels})
+  if(PINION_LADDER)
     pinion_add_rung(${target} avx2 32 SOURCES ${kernels} FLAGS ${PINION_AVX2_FLAGS})
     pinion_add_rung(${target} avx512 64 SOURCES ${kernels} FLAGS ${PINION_AVX512_FLAGS})
     pinion_add_rung(${target} amx 64 SOURCES ${amx} FLAGS ${PINION_AMX_FLAGS})

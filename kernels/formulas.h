@@ -245,6 +245,14 @@ PINION_INLINE CosSin<V> cos_sin_turn(V u) {
 }
 #undef PINION_EACH_LANE
 
+// Box & Muller 1958: two independent uniform numbers, in (0, 1] and [0, 1), give two normal ones.
+template <class V>
+PINION_INLINE CosSin<V> box_muller(V first, V second) {
+  const V radius = sqrt(log(first) * static_cast<Number<V>>(-2));
+  const auto [cos, sin] = cos_sin_turn(second);
+  return {radius * cos, radius * sin};
+}
+
 }  // namespace math
 
 // --- functors: what kernels.h says of each ---

@@ -45,6 +45,12 @@ PINION_INLINE float uniform01(uint32_t word) {
   return static_cast<float>(word >> 8) * (1.0f / 16777216.0f);
 }
 
+// Words, converted to floats, as numbers in (0, 1], so that their logarithm exists.
+template <class V>
+PINION_INLINE V positive01(V words) {
+  return (words + 0.5f) * 0x1p-32f;
+}
+
 // The words an unbiased coin with P(true) = keep compares against: true when word < threshold.
 // keep = 1 cannot be told apart from 1 - 2^-32 this way; callers skip the draw when keep is 1.
 PINION_INLINE uint32_t bernoulli_threshold(double keep) {

@@ -52,7 +52,8 @@ TEST(CudaOps, MatchCpu) {
     }
   }
   RecordProperty("pending_rows", pending);
-  EXPECT_GE(run, 60) << "rows on the device; pending are" << pending;
+  EXPECT_EQ(pending, "") << "rows without a CUDA kernel";
+  EXPECT_GE(run, 200) << "rows and types on the device";
 }
 
 TEST(CudaOps, ReleaseTheirMemory) {

@@ -3,18 +3,15 @@
 #pragma once
 
 #include <cmath>
-#include <vector>
 
 #include "op_cases.h"
-#include "pinion/kernels/philox.h"
+#include "pinion/kernels/kernels.h"
 #include "pinion/runtime/autograd.h"
 
 namespace pinion::testing {
 
-// Element i of `n` for an input; `stream` keeps inputs apart.
-inline double element(const Input& in, int64_t i, int64_t n, uint32_t stream) {
-  const Philox4 block = philox({2026, stream, 0}, static_cast<uint64_t>(i / 4));
-  const double u = uniform01(block.v[i % 4]);
+// Element i of `n` for an input, from a uniform number in [0, 1).
+inline double element(const Input& in, int64_t i, int64_t n, double u) {
   switch (in.fill) {
     case Fill::real: return 4 * u - 2;
     case Fill::positive:
@@ -42,11 +39,15 @@ inline Tensor converted(const Tensor& x, DType dtype) {
   return nn::cast(x.detach(), dtype).clone();
 }
 
+// `stream` keeps inputs apart.
 inline Tensor make_input(const Input& in, DType floating, uint32_t stream) {
-  const int64_t n = in.shape.numel();
-  std::vector<double> v(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; ++i) v[static_cast<size_t>(i)] = element(in, i, n, stream);
-  return converted(Tensor::of(v, in.shape), dtype_for(in, floating));
+  Tensor x(in.shape, DType::f64);
+  const View view = x.mut();
+  on(Device{}, [&](auto& ctx) { kernels::uniform(ctx, view, {2026, stream, 0}, 0, 1); });
+  auto* v = view.as<double>();
+  const int64_t n = view.numel();
+  for (int64_t i = 0; i < n; ++i) v[i] = element(in, i, n, v[i]);
+  return converted(x, dtype_for(in, floating));
 }
 
 // The inputs of a row; those that are differentiable require a gradient.

@@ -21,21 +21,6 @@ PINION_INLINE void for_words(const CpuContext& ctx, int64_t n, const PhiloxKey& 
   });
 }
 
-// Words as floats in (0, 1], so that their logarithm exists.
-template <class V>
-PINION_INLINE V positive01(V words) {
-  return (words + 0.5f) * 0x1p-32f;
-}
-
-// Box & Muller 1958: two independent uniform numbers, in (0, 1] and [0, 1), give two normal ones.
-template <class V>
-PINION_INLINE math::CosSin<V> box_muller(V first, V second) {
-  using N = Number<V>;
-  const V radius = math::sqrt(math::log(first) * N(-2));
-  const auto [cos, sin] = math::cos_sin_turn(second);
-  return {radius * cos, radius * sin};
-}
-
 void normal_f32(const CpuContext& ctx, const PhiloxKey& key, float mean, float std, int64_t n,
                 float* y) {
   constexpr int64_t L = kLanes<float>;
@@ -46,7 +31,7 @@ void normal_f32(const CpuContext& ctx, const PhiloxKey& key, float mean, float s
       for (int pair = 0; pair < 4; pair += 2) {
         const auto first = positive01(__builtin_convertvector(words.v[pair], Vec<float>));
         const auto second = __builtin_convertvector(words.v[pair + 1] >> 8, Vec<float>) * 0x1p-24f;
-        const auto [cos, sin] = box_muller(first, second);
+        const auto [cos, sin] = math::box_muller(first, second);
         z[pair] = cos * std + mean;
         z[pair + 1] = sin * std + mean;
       }
@@ -63,8 +48,8 @@ void normal_f32(const CpuContext& ctx, const PhiloxKey& key, float mean, float s
 void normal_f64(const PhiloxKey& key, double mean, double std, int64_t n, double* y) {
   for (int64_t i = 0; i < n; i += 2) {
     const Philox4 words = philox(key, static_cast<uint64_t>(i) / 4);
-    const auto [cos, sin] = box_muller<double>(positive01(static_cast<float>(words.v[i % 4])),
-                                               uniform01(words.v[i % 4 + 1]));
+    const auto [cos, sin] = math::box_muller<double>(positive01(static_cast<float>(words.v[i % 4])),
+                                                     uniform01(words.v[i % 4 + 1]));
     y[i] = mean + std * cos;
     if (i + 1 < n) y[i + 1] = mean + std * sin;
   }

@@ -21,7 +21,8 @@ const CudaContext& context(int index);
 // contents read, as soon as the kernels that use it are launched.
 void* allocate(int index, int64_t bytes);
 void release(int index, void* data, int64_t bytes) noexcept;
-// Host to device, device to host, or between devices; `index` is a device that takes part.
+// Host to device, device to host, or between devices; `index` is a device that takes part. Throws
+// Error (internal) if a kernel launched before met an index outside its range.
 void copy(int index, void* dst, const void* src, int64_t bytes);
 
 }  // namespace pinion::cuda_backend

@@ -8,6 +8,7 @@
 
 #include "pinion/kernels/check.h"
 #include "pinion/kernels/cuda/backend.h"
+#include "pinion/kernels/cuda/workspace.h"
 
 namespace pinion {
 namespace {
@@ -89,6 +90,7 @@ const CudaContext& context(int index) {
     slot.context.device = index;
     check(cudaStreamCreateWithFlags(&slot.context.stream, cudaStreamNonBlocking),
           "cudaStreamCreateWithFlags");
+    slot.context.workspace = new kernels::cuda::Workspace(slot.context.stream);
   });
   return slot.context;
 }
@@ -114,6 +116,7 @@ void copy(int index, void* dst, const void* src, int64_t bytes) {
   check(cudaMemcpyAsync(dst, src, static_cast<size_t>(bytes), cudaMemcpyDefault, ctx.stream),
         "cudaMemcpyAsync");
   check(cudaStreamSynchronize(ctx.stream), "cudaStreamSynchronize");
+  ctx.workspace->check_indices();
 }
 
 }  // namespace cuda_backend

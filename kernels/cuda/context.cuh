@@ -10,9 +10,14 @@
 
 namespace pinion {
 
+namespace kernels::cuda {
+class Workspace;  // kernels/cuda/workspace.h
+}
+
 struct CudaContext {
   int device;
   cudaStream_t stream;  // kernels of one device run in its order
+  kernels::cuda::Workspace* workspace;
 };
 
 namespace kernels::cuda {

@@ -103,6 +103,23 @@ __device__ __forceinline__ T block_fold(T own, Fold fold) {
   return total;
 }
 
+// True in every thread of the block that is the last of its launch to call this: it sees what the
+// other blocks wrote before. `arrivals` is 0 before the launch and after it.
+__device__ __forceinline__ bool last_block(uint32_t* arrivals) {
+  struct Last {
+    bool v;
+  };
+  Last& last = block_shared<Last>();
+  __syncthreads();  // all threads of the block have written
+  if (threadIdx.x == 0) {
+    __threadfence();
+    last.v = atomicInc(arrivals, gridDim.x - 1) == gridDim.x - 1;
+    __threadfence();
+  }
+  __syncthreads();
+  return last.v;
+}
+
 struct Plus {
   template <class T>
   __device__ __forceinline__ T operator()(T a, T b) const {

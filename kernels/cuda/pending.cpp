@@ -6,26 +6,8 @@
 #include "pinion/kernels/kernels.h"
 
 // One line per kernel that waits to be written: who writes it deletes its line.
-#define PINION_PENDING_uniform ~,
-#define PINION_PENDING_normal ~,
-#define PINION_PENDING_max_axis ~,
-#define PINION_PENDING_swap_axes ~,
-#define PINION_PENDING_copy_into ~,
-#define PINION_PENDING_copy_from ~,
-#define PINION_PENDING_gather ~,
-#define PINION_PENDING_gather_backward ~,
-#define PINION_PENDING_embedding_forward ~,
-#define PINION_PENDING_embedding_backward ~,
-#define PINION_PENDING_layer_norm_forward ~,
-#define PINION_PENDING_layer_norm_backward ~,
-#define PINION_PENDING_cross_entropy ~,
-#define PINION_PENDING_matmul ~,
-#define PINION_PENDING_linear_forward ~,
 #define PINION_PENDING_fused_mlp_train ~,
 #define PINION_PENDING_fused_mlp_forward ~,
-#define PINION_PENDING_squares_and_nonfinite ~,
-#define PINION_PENDING_sgd_step ~,
-#define PINION_PENDING_adam_step ~,
 
 namespace pinion::kernels::cuda {
 namespace {

@@ -19,8 +19,7 @@ void check_arrival(const Barrier& barrier, const Block& block, int id, int threa
          name + "expects " + std::to_string(expected) + " threads, but those that wait at " +
              text_of(barrier.site) + " expect " + std::to_string(barrier.expected),
          site);
-  if (barrier.arrived &&
-      (barrier.site.line != site.line || std::strcmp(barrier.site.file, site.file) != 0))
+  if (barrier.arrived && barrier.site != site)
     fail(Fault::divergence, name + "other threads of the block wait at " + text_of(barrier.site),
          site);
   const int exited = machine.block_threads - block.alive;

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -20,6 +21,9 @@ struct Site {
   int line = 0;
   static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
     return {file, line};
+  }
+  bool operator==(const Site& o) const {
+    return line == o.line && (file == o.file || std::strcmp(file, o.file) == 0);
   }
 };
 

@@ -165,6 +165,7 @@ cudaError_t cudaMalloc(void** data, size_t bytes) {
   *data = cudasim::allocate_device(bytes);
   return cudaSuccess;
 }
+cudaError_t cudaMallocHost(void** data, size_t bytes) { return cudaMalloc(data, bytes); }
 cudaError_t cudaFree(void* data) {
   const std::lock_guard lock(runtime().mutex);
   const cudaError_t status = runtime().finish_all();
@@ -194,7 +195,6 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
   runtime().put(stream, {[=] { std::memset(to, value, bytes); }});
   return cudaSuccess;
 }
-
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   const std::lock_guard lock(runtime().mutex);
   *stream = new CUstream_st;

@@ -25,8 +25,8 @@ void check_mask(const WarpOperation& op, const Warp& warp, const Thread& self, u
 }
 
 bool same(const Thread& other, const WarpOperation& op, uint32_t mask, Site site) {
-  return other.mask == mask && other.site.line == site.line &&
-         std::strcmp(other.what, op.name) == 0 && std::strcmp(other.site.file, site.file) == 0;
+  return other.mask == mask && other.site == site &&
+         (other.what == op.name || std::strcmp(other.what, op.name) == 0);
 }
 
 // Whether all lanes of the mask wait in this operation; fails when one of them waits for us in

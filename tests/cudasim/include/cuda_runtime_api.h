@@ -58,6 +58,7 @@ const char* cudaGetErrorString(cudaError_t status);
 const char* cudaGetErrorName(cudaError_t status);
 
 cudaError_t cudaMalloc(void** data, size_t bytes);
+cudaError_t cudaMallocHost(void** data, size_t bytes);  // the device may use it as it is
 cudaError_t cudaFree(void* data);
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// Matrix products of any strides and types on the ordinary cores, with sums in the accumulator type
+// in the order of k.
+#include "pinion/kernels/cuda/launch.h"
+#include "pinion/kernels/formulas.h"
+#include "pinion/kernels/kernels.h"
+
+namespace pinion::kernels::cuda {
+namespace {
+
+constexpr int kTile = 64;  // rows and columns of the result that a block computes
+constexpr int kDepth = 16;
+constexpr int kEach = 4;  // rows and columns of a thread, each kThreadsAcross apart
+constexpr int kThreadsAcross = kTile / kEach;
+constexpr int kThreads = kThreadsAcross * kThreadsAcross;
+
+// Element (i, j) is data[i * row + j * column] of matrix `batch` words further for each.
+template <class T>
+struct Operand {
+  const T* data;
+  int64_t row, column, batch;
+};
+
+template <class Out>
+struct Result {
+  Out* y;  // [m, n]
+  bool accumulate;
+  const Out* bias;  // [n] or null
+  Activation act;
+  Out* pre;  // what the activation sees, or null
+};
+
+template <class A>
+__device__ __forceinline__ A activate(Activation act, A v) {
+  switch (act) {
+    case Activation::relu: return formulas::Relu{}(v);
+    case Activation::gelu: return formulas::Gelu{}(v);
+    case Activation::gelu_tanh: return formulas::GeluTanh{}(v);
+    default: return v;
+  }
+}
+
+// One padding column keeps threads that store down a column out of one another's banks.
+template <class A>
+struct Tiles {
+  A a[kDepth][kTile + 1], b[kDepth][kTile + 1];
+};
+
+// y[i, j] = act(sum over p of a(i, p) b(p, j) + bias[j] (+ y[i, j])).
+template <class T, class Out>
+__global__ void __launch_bounds__(kThreads)
+    multiply(int64_t m, int64_t n, int64_t k, int64_t tiles_n, int64_t tiles, Operand<T> a,
+             Operand<T> b, Result<Out> out) {
+  using A = Accumulator<T>;
+  Tiles<A>& shared = block_shared<Tiles<A>>();
+  const int64_t matrix = blockIdx.x / tiles, tile = blockIdx.x % tiles;
+  const int64_t i0 = tile / tiles_n * kTile, j0 = tile % tiles_n * kTile;
+  const int tx = static_cast<int>(threadIdx.x) % kThreadsAcross;
+  const int ty = static_cast<int>(threadIdx.x) / kThreadsAcross;
+  a.data += matrix * a.batch;
+  b.data += matrix * b.batch;
+  A sum[kEach][kEach] = {};
+  for (int64_t p0 = 0; p0 < k; p0 += kDepth) {
+    // Threads walk along the dimension that is contiguous in memory.
+    for (int e = static_cast<int>(threadIdx.x); e < kTile * kDepth; e += kThreads) {
+      const int ai = a.column == 1 ? e / kDepth : e % kTile;
+      const int ap = a.column == 1 ? e % kDepth : e / kTile;
+      const bool a_there = i0 + ai < m && p0 + ap < k;
+      shared.a[ap][ai] =
+          a_there ? static_cast<A>(a.data[(i0 + ai) * a.row + (p0 + ap) * a.column]) : A(0);
+      const int bj = b.column == 1 ? e % kTile : e / kDepth;
+      const int bp = b.column == 1 ? e / kTile : e % kDepth;
+      const bool b_there = j0 + bj < n && p0 + bp < k;
+      shared.b[bp][bj] =
+          b_there ? static_cast<A>(b.data[(p0 + bp) * b.row + (j0 + bj) * b.column]) : A(0);
+    }
+    __syncthreads();
+#pragma unroll
+    for (int p = 0; p < kDepth; ++p) {
+      A left[kEach], right[kEach];
+#pragma unroll
+      for (int e = 0; e < kEach; ++e) {
+        left[e] = shared.a[p][ty + e * kThreadsAcross];
+        right[e] = shared.b[p][tx + e * kThreadsAcross];
+      }
+#pragma unroll
+      for (int r = 0; r < kEach; ++r)
+#pragma unroll
+        for (int c = 0; c < kEach; ++c) sum[r][c] += left[r] * right[c];
+    }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int r = 0; r < kEach; ++r)
+#pragma unroll
+    for (int c = 0; c < kEach; ++c) {
+      const int64_t i = i0 + ty + r * kThreadsAcross, j = j0 + tx + c * kThreadsAcross;
+      if (i >= m || j >= n) continue;
+      const int64_t at = (matrix * m + i) * n + j;
+      A v = sum[r][c];
+      if (out.bias) v += static_cast<A>(out.bias[j]);
+      if (out.accumulate) v += static_cast<A>(out.y[at]);
+      if (out.pre) out.pre[at] = Out(v);
+      out.y[at] = Out(activate(out.act, v));
+    }
+}
+
+template <class T, class Out>
+void product(const CudaContext& ctx, int64_t batch, int64_t m, int64_t n, int64_t k, Operand<T> a,
+             Operand<T> b, Result<Out> out) {
+  if (batch * m * n == 0) return;
+  const int64_t tiles_n = (n + kTile - 1) / kTile, tiles = (m + kTile - 1) / kTile * tiles_n;
+  launch(multiply<T, Out>, {one_block_each(batch * tiles), kThreads}, ctx, m, n, k, tiles_n, tiles,
+         a, b, out);
+}
+
+// The last two dimensions of v, transposed or not.
+template <class T>
+Operand<T> operand(const ConstView& v, bool transposed) {
+  const int64_t rows = v.shape[-2], cols = v.shape[-1];
+  if (transposed) return {v.as<T>(), 1, cols, rows * cols};
+  return {v.as<T>(), cols, 1, rows * cols};
+}
+
+}  // namespace
+
+void matmul(const CudaContext& ctx, ConstView a, bool ta, ConstView b, bool tb, bool accumulate,
+            View y) {
+  const int64_t m = y.shape[-2], n = y.shape[-1], k = a.shape[ta ? -2 : -1];
+  const int64_t batch = y.shape.rank() == 3 ? y.shape[0] : 1;
+  for_float(a.dtype, "matmul", [&]<class T>() {
+    const auto run = [&]<class Out>(Out* out) {
+      product<T, Out>(ctx, batch, m, n, k, operand<T>(a, ta), operand<T>(b, tb),
+                      {out, accumulate, nullptr, Activation::none, nullptr});
+    };
+    if (y.dtype == a.dtype) return run(y.as<T>());
+    if constexpr (sizeof(T) == 2) return run(y.as<float>());
+    fail_dtype("matmul", y.dtype, "the operands' dtype, or f32 over 16-bit operands");
+  });
+}
+
+void linear_forward(const CudaContext& ctx, ConstView x, ConstView w, ConstView b, Activation act,
+                    View y, View pre) {
+  const int64_t k = x.cols(), n = w.shape[0];
+  for_float(x.dtype, "linear", [&]<class T>() {
+    product<T, T>(ctx, 1, x.rows(), n, k, {x.as<T>(), k, 1, 0}, {w.as<T>(), 1, k, 0},
+                  {y.as<T>(), false, b ? b.as<T>() : nullptr, act, pre ? pre.as<T>() : nullptr});
+  });
+}
+
+}  // namespace pinion::kernels::cuda
