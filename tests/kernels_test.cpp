@@ -202,6 +202,23 @@ TEST(Kernels, FillsEveryDtype) {
       }
 }
 
+// The number of a word is one formula, rounded once.
+TEST(Kernels, UniformNumbersAreTheSameOnEveryRung) {
+  constexpr int64_t kCount = 1003;
+  const PhiloxKey key{11, 2, 5};
+  const float low = -0.1f, span = 0.8f;
+  ThreadPool pool(1);
+  for (Isa isa : rungs()) {
+    Block x(DType::f32, Shape{kCount});
+    uniform(CpuContext{&pool, isa}, x.view(), key, -0.1, 0.7);
+    for (int64_t i = 0; i < kCount; ++i) {
+      const double at =
+          double(span) * uniform01(philox(key, static_cast<uint64_t>(i / 4)).v[i % 4]);
+      ASSERT_EQ(x[i], static_cast<float>(double(low) + at)) << label("uniform", isa, DType::f32);
+    }
+  }
+}
+
 TEST(Kernels, SquaresAndNonfinite) {
   ThreadPool pool(1);
   for (Isa isa : rungs())

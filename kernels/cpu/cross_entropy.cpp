@@ -130,25 +130,23 @@ struct Loss {
       sum += v[c];
     }
     const Packet<T> lse = top + math::log(sum), weights = load(w);
-    const Packet<T> losses = weights * ((1 - smoothing) * (lse - load(hits)) +
-                                        smoothing * (lse - plain / static_cast<A>(classes)));
+    Packet<T> losses = (1 - smoothing) * (lse - load(hits));
+    if (smoothing != 0) losses += smoothing * (lse - plain / static_cast<A>(classes));
+    losses *= weights;
     A each[L];
     store(each, weights != A(0) ? losses : Packet<T>{});
     if (dx) {
       const Packet<T> share = weights / static_cast<A>(total);
       const Packet<T> base = share * (smoothing / static_cast<A>(classes));
-      const Packet<T> scale = share / sum;
+      const Packet<T> scale = share / sum, at_target = share * (1 - smoothing);
+      A which[L];  // the target of each lane
+      for (int64_t l = 0; l < L; ++l) which[l] = static_cast<A>(w[l] != 0 ? target[r + l] : -1);
       for (int64_t c = 0; c < classes; ++c) {
+        const auto own = load(which) == static_cast<A>(c);
+        const Packet<T> d = v[c] * scale - base - (own ? at_target : Packet<T>{});
         A column[L];
-        store(column, weights != A(0) ? v[c] * scale - base : Packet<T>{});
+        store(column, weights != A(0) ? d : Packet<T>{});
         for (int64_t l = 0; l < count; ++l) dx[at[l] + c] = T(column[l]);
-      }
-      A shares[L];
-      store(shares, share * (1 - smoothing));
-      for (int64_t l = 0; l < count; ++l) {
-        if (w[l] == 0) continue;
-        T& d = dx[at[l] + target[r + l]];
-        d = T(static_cast<A>(d) - shares[l]);
       }
     }
     double loss = 0;

@@ -83,21 +83,21 @@ void dropout_of(const CpuContext& ctx, const T* x, double keep, const PhiloxKey&
 }  // namespace
 
 void uniform(const CpuContext& ctx, View x, PhiloxKey key, double lo, double hi) {
-  const auto draw = [&]<class T>(T low, T high) {
-    // The product is exact for float, so that every rung and device rounds alike.
-    const double start = low, span = static_cast<T>(hi - lo);
+  const auto draw = [&]<class T>(T low, T high, T span) {
     T* y = x.as<T>();
     for_words(ctx, x.numel(), key, [=](int64_t i, int64_t count, const Words* words) {
       uint32_t word[kGroup];
       __builtin_memcpy(word, words, sizeof word);
       for (int64_t k = 0; k < count; ++k) {
-        const T value = static_cast<T>(start + span * uniform01(word[k]));
+        // A float's product is exact in double, so that every rung and device rounds alike.
+        const double at = static_cast<double>(span) * uniform01(word[k]);
+        const T value = static_cast<T>(static_cast<double>(low) + at);
         y[i + k] = value < high ? value : low;  // rounding may reach the open end
       }
     });
   };
-  if (x.dtype == DType::f64) return draw(lo, hi);
-  draw(static_cast<float>(lo), static_cast<float>(hi));
+  if (x.dtype == DType::f64) return draw(lo, hi, hi - lo);
+  draw(static_cast<float>(lo), static_cast<float>(hi), static_cast<float>(hi - lo));
 }
 
 void normal(const CpuContext& ctx, View x, PhiloxKey key, double mean, double std) {
