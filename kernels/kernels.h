@@ -5,14 +5,11 @@
 // bf16, f16), 16-bit storage computes in f32, shapes were checked by the caller, and `y` may be the
 // same block as `x`, but not overlap it otherwise.
 //
-// A kernel missing on one device is a link error. Including this file again with another
-// PINION_KERNEL gives a table of all kernels (kernels/cuda/pending.cpp does).
-#if defined(PINION_KERNEL) || !defined(PINION_KERNELS_H)
-#define PINION_KERNELS_H
+// A kernel missing on one device is a link error.
+#pragma once
 
 #include "pinion/kernels/dispatch.h"
 
-#ifndef PINION_KERNEL
 #define PINION_KERNEL(name, ...)              \
   namespace rung_scalar {                     \
   void name(const CpuContext&, __VA_ARGS__);  \
@@ -27,7 +24,6 @@
   void name(const CudaContext&, __VA_ARGS__); \
   }                                           \
   inline constexpr Kernel<void(__VA_ARGS__)> name{PINION_RUNGS(name) PINION_CUDA_ENTRY(name)};
-#endif
 
 namespace pinion::kernels {
 
@@ -132,4 +128,3 @@ PINION_KERNEL(adam_step, View w, ConstView dw, View m, View v, View vmax, AdamSt
 }  // namespace pinion::kernels
 
 #undef PINION_KERNEL
-#endif

@@ -3,7 +3,7 @@
 // kernel without the bug passes, so that it is the bug that was found.
 #include <cmath>
 
-#include "pinion/kernels/cuda/device.cuh"
+#include "pinion/kernels/cuda/mma.cuh"
 #include "sim_testing.h"
 
 namespace cudasim::testing {
@@ -182,6 +182,34 @@ TEST(Detectors, MisalignedVectorAccess) {
   EXPECT_FALSE(run(load_float4<false>));
   expect_found(run(load_float4<true>), Fault::alignment,
                "an access of 16 bytes is not on their boundary");
+}
+
+template <bool kBug>
+void load_matrix_rows(int*) {
+  // Rows of 12 elements begin between the boundaries.
+  const auto* x = dynamic_shared<pinion::BFloat16>();
+  uint32_t v[4];
+  pinion::kernels::cuda::load_matrices<false>(v, x + threadIdx.x * (kBug ? 12 : 16));
+}
+TEST(Detectors, MisalignedMatrixRows) {
+  const LaunchShape shape{dim3(1), dim3(32), 1024};
+  EXPECT_FALSE(found_in(load_matrix_rows<false>, shape));
+  expect_found(found_in(load_matrix_rows<true>, shape), Fault::alignment,
+               "an access of 16 bytes is not on their boundary");
+}
+
+template <bool kBug>
+void load_matrices_of_some_lanes(int*) {
+  const auto* x = dynamic_shared<pinion::BFloat16>();
+  uint32_t v[4];
+  if (!kBug || threadIdx.x < 16)
+    pinion::kernels::cuda::load_matrices<false>(v, x + threadIdx.x * 16);
+}
+TEST(Detectors, TensorCoreInstructionWithoutItsWarp) {
+  const LaunchShape shape{dim3(1), dim3(32), 1024};
+  EXPECT_FALSE(found_in(load_matrices_of_some_lanes<false>, shape));
+  expect_found(found_in(load_matrices_of_some_lanes<true>, shape), Fault::divergence,
+               "a lane exits while lane 0 waits for it in ldmatrix");
 }
 
 template <bool kBug>

@@ -35,6 +35,11 @@ void copy_async(void* shared, const void* global, size_t bytes, size_t zeros, Si
 void commit_copies();
 void wait_copies(int may_remain);
 
+// ldmatrix.x4 and mma.m16n8k16 of 16-bit elements, which `widen` makes floats.
+void load_matrices(uint32_t* v, const void* row, bool transpose, Site site);
+void multiply_matrices(float* c, const uint32_t* a, const uint32_t* b, float (*widen)(uint16_t),
+                       Site site);
+
 // Calls f(lane) for the lanes of a mask, in order.
 template <class F>
 void for_lanes(uint32_t mask, F&& f) {

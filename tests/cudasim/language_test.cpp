@@ -4,7 +4,7 @@
 #include <limits>
 #include <numeric>
 
-#include "pinion/kernels/cuda/device.cuh"
+#include "pinion/kernels/cuda/mma.cuh"
 #include "sim_testing.h"
 
 namespace cudasim::testing {
@@ -82,6 +82,58 @@ TEST(DeviceLanguage, BarriersOrderSharedMemory) {
   for_schedules([] {
     const std::vector<int> y = run_int_kernel(reverse_block, {dim3(1), dim3(200), 800}, 200);
     for (int i = 0; i < 200; ++i) EXPECT_EQ(y[static_cast<size_t>(i)], 7199 - i);
+  });
+}
+
+// Integers in [-4, 4], so that products and sums are exact in every type.
+int small_number(int i) { return i * 7 % 9 - 4; }
+
+constexpr int kRows = 40, kStride = 24;  // of the matrices, as they lie in shared memory
+
+// y [16,16] = A [16,16] B [16,16], with A and B or their transposes at (16, 8) of what is stored.
+template <class T, bool kTransposedA, bool kTransposedB>
+void multiply_fragments(float* y) {
+  using namespace pinion::kernels::cuda;
+  T* a = dynamic_shared<T>();
+  T* b = a + kRows * kStride;
+  for (int e = static_cast<int>(threadIdx.x); e < kRows * kStride; e += 32) {
+    a[e] = T(static_cast<float>(small_number(e)));
+    b[e] = T(static_cast<float>(small_number(e + 5)));
+  }
+  __syncthreads();
+  const FragmentA left =
+      kTransposedA ? fragment_a<true>(a, kStride, 8, 16) : fragment_a<false>(a, kStride, 16, 8);
+  const PairB right =
+      kTransposedB ? fragments_b<true>(b, kStride, 8, 16) : fragments_b<false>(b, kStride, 16, 8);
+  for (int half = 0; half < 2; ++half) {
+    FragmentC c{{1, 1, 1, 1}};
+    multiply_add<T>(c, left, half ? right.right : right.left);
+    const int g = static_cast<int>(threadIdx.x) / 4, t = static_cast<int>(threadIdx.x) % 4;
+    for (int e = 0; e < 4; ++e) y[(g + e / 2 * 8) * 16 + half * 8 + t * 2 + e % 2] = c.v[e];
+  }
+}
+template <class T, bool kTransposedA, bool kTransposedB>
+void expect_product() {
+  DeviceArray<float> y(256);
+  run_kernel(multiply_fragments<T, kTransposedA, kTransposedB>,
+             {dim3(1), dim3(32), 2 * kRows * kStride * sizeof(T)}, y.get());
+  for (int i = 0; i < 16; ++i)
+    for (int j = 0; j < 16; ++j) {
+      int sum = 1;
+      for (int k = 0; k < 16; ++k) {
+        const int a = kTransposedA ? (16 + k) * kStride + 8 + i : (16 + i) * kStride + 8 + k;
+        const int b = kTransposedB ? (16 + j) * kStride + 8 + k : (16 + k) * kStride + 8 + j;
+        sum += small_number(a) * small_number(b + 5);
+      }
+      EXPECT_EQ(y.values()[static_cast<size_t>(i * 16 + j)], sum) << i << ", " << j;
+    }
+}
+TEST(DeviceLanguage, TensorCoresMultiplyAnyOrientation) {
+  for_schedules([] {
+    expect_product<pinion::BFloat16, false, false>();
+    expect_product<pinion::BFloat16, false, true>();
+    expect_product<pinion::Half, true, false>();
+    expect_product<pinion::Half, true, true>();
   });
 }
 
