@@ -10,6 +10,7 @@ namespace {
 
 void land(const std::vector<AsyncCopy>& group) {
   for (const AsyncCopy& c : group) {
+    if (watcher) watcher->access(c.dst, static_cast<size_t>(c.bytes), AccessKind::write, c.site);
     const char* data = c.early ? c.data.data() : c.src;
     std::memset(c.dst, 0, static_cast<size_t>(c.bytes));
     std::memcpy(c.dst, data, static_cast<size_t>(c.source_bytes));
@@ -19,25 +20,33 @@ void land(const std::vector<AsyncCopy>& group) {
 }  // namespace
 
 void copy_async(void* shared, const void* global, size_t bytes, size_t zeros, Site site) {
+  const InSimulator guard;
   if (bytes != 4 && bytes != 8 && bytes != 16)
     fail(Fault::alignment, "an asynchronous copy moves 4, 8 or 16 bytes", site);
   check_alignment(shared, bytes, site);
   check_alignment(global, bytes, site);
-  AsyncCopy c{static_cast<char*>(shared), static_cast<const char*>(global),
-              static_cast<int>(bytes),    static_cast<int>(bytes - zeros),
-              machine.random() % 2 == 0,  {}};
+  AsyncCopy c{static_cast<char*>(shared),
+              static_cast<const char*>(global),
+              static_cast<int>(bytes),
+              static_cast<int>(bytes - zeros),
+              machine.random() % 2 == 0,
+              {},
+              site};
+  if (watcher && bytes > zeros) watcher->access(global, bytes - zeros, AccessKind::read, site);
   if (c.early) std::memcpy(c.data.data(), global, bytes - zeros);
   std::memset(shared, 0xFF, bytes);
   machine.current->open.push_back(c);
 }
 
 void commit_copies() {
+  const InSimulator guard;
   Thread& self = *machine.current;
   self.committed.push_back(std::move(self.open));
   self.open.clear();
 }
 
 void wait_copies(int may_remain) {
+  const InSimulator guard;
   std::deque<std::vector<AsyncCopy>>& groups = machine.current->committed;
   while (static_cast<int>(groups.size()) > may_remain) {
     land(groups.front());

@@ -35,9 +35,11 @@ Thread* threads_of(const Block& block) {
 void release(Block& block, int id) {
   Barrier& barrier = block.barriers[static_cast<size_t>(id)];
   Thread* threads = threads_of(block);
+  std::vector<Warp*> warps;
   for (int i = 0; i < machine.block_threads; ++i) {
     Thread& t = threads[i];
     if (t.state != State::in_barrier || t.barrier != id) continue;
+    if (warps.empty() || warps.back() != t.warp) warps.push_back(t.warp);
     t.barrier = -1;
     t.barrier_result = barrier.count;
     if (&t == machine.current)
@@ -46,11 +48,13 @@ void release(Block& block, int id) {
       make_runnable(t);
   }
   barrier = {};
+  if (watcher) watcher->warps_meet(block, warps);
 }
 
 }  // namespace
 
 int block_barrier(int id, int threads, bool predicate, const char* what, Site site) {
+  const InSimulator guard;
   Thread& self = *machine.current;
   Block& block = *self.block;
   const int expected = threads ? threads : machine.block_threads;
@@ -77,6 +81,7 @@ int block_barrier(int id, int threads, bool predicate, const char* what, Site si
 }
 
 void grid_barrier(Site site) {
+  const InSimulator guard;
   if (!machine.shape.cooperative)
     fail(Fault::launch, "grid barrier: the launch is not cooperative", site);
   Thread& self = *machine.current;
@@ -85,6 +90,7 @@ void grid_barrier(Site site) {
   self.state = State::in_grid;
   if (++machine.at_grid_barrier < static_cast<int>(machine.thread_count)) return reschedule();
   machine.at_grid_barrier = 0;
+  if (watcher) watcher->grid_meets();
   for (size_t i = 0; i < machine.thread_count; ++i)
     if (Thread& t = machine.threads[i]; &t != &self && t.state == State::in_grid) make_runnable(t);
   self.state = State::runnable;
@@ -108,6 +114,7 @@ void check_exit(const Thread& t) {
 }
 
 void* dynamic_shared(size_t alignment, Site site) {
+  const InSimulator guard;
   constexpr size_t kGiven = 128;  // what device.cuh declares; 1024 here
   if (alignment > kGiven)
     fail(Fault::alignment, "dynamic shared memory is aligned to 128 bytes, not more", site);
@@ -117,10 +124,11 @@ void* dynamic_shared(size_t alignment, Site site) {
 }
 
 void* named_shared(const void* tag, size_t bytes, size_t alignment, Site site) {
+  const InSimulator guard;
   Block& block = *machine.current->block;
   std::unique_ptr<GuardedMemory>& memory = block.named[tag];
   if (!memory) {
-    memory = std::make_unique<GuardedMemory>(bytes, alignment);
+    memory = std::make_unique<GuardedMemory>(bytes, alignment, Space::shared);
     size_t total = machine.shape.shared_bytes;
     for (const auto& [key, each] : block.named) total += each->bytes();
     if (total > options().shared_limit)

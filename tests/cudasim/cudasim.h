@@ -37,6 +37,7 @@ enum class Fault : uint8_t {
   pointer,     // a pointer argument that is not device memory
   shared,      // more shared memory than a block may have
   trap,        // the kernel gave up
+  race,        // two accesses that nothing orders, one of them a write
 };
 
 // What the simulator found. The text names block, thread, warp, lane, file and line.
@@ -85,7 +86,7 @@ struct LaunchShape {
 };
 
 // Calls entry(closure) once per CUDA thread, to the end. Throws Error.
-void run(const LaunchShape& shape, void (*entry)(void*), void* closure);
+void run(const LaunchShape& shape, void (*entry)(void*), void* closure, size_t closure_bytes);
 
 // Throws Error (launch) for what run() would not take.
 void check_shape(const LaunchShape& shape);
@@ -101,6 +102,7 @@ size_t live_allocations();
 // A kernel with its arguments. Little of it is template, for every kernel is another type.
 class Call {
  public:
+  explicit Call(size_t bytes) : bytes_(bytes) {}  // of the object
   virtual ~Call() = default;
   void run(const LaunchShape& shape);
 
@@ -114,12 +116,14 @@ class Call {
 
  private:
   virtual void check_arguments() = 0;
+
+  size_t bytes_;
 };
 template <class... P>
 class CallOf final : public Call {
  public:
   explicit CallOf(void (*kernel)(P...), P... arguments)
-      : kernel_(kernel), arguments_(arguments...) {}
+      : Call(sizeof(CallOf)), kernel_(kernel), arguments_(arguments...) {}
 
  private:
   void thread() override { std::apply(kernel_, arguments_); }

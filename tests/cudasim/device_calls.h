@@ -16,12 +16,15 @@ int lane();  // of the calling thread
 struct WarpOperation {
   const char* name;
   void (*execute)(void* const* operands, uint32_t mask) = nullptr;
+  bool orders_memory = false;
 };
 void warp_operation(const WarpOperation& op, uint32_t mask, void* operand, Site site);
 
 // Waits for `threads` threads (0: all of the block) at barrier `id`; how many said `predicate`.
 int block_barrier(int id, int threads, bool predicate, const char* what, Site site);
 void grid_barrier(Site site);
+void fence();
+void touch_atomically(const void* p, size_t bytes, Site site);
 void pause(Site site);  // lets others run: what a spin loop calls
 
 void* dynamic_shared(size_t alignment, Site site);

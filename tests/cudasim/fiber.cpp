@@ -118,5 +118,9 @@ bool Stacks::reserve(size_t count) {
 }
 
 char* Stacks::operator[](size_t i) const { return base_ + i * kPitch + kGuardBytes; }
+int Stacks::owner(const void* p) const {
+  const char* at = static_cast<const char*>(p);
+  return at >= base_ && at < base_ + count_ * kPitch ? static_cast<int>((at - base_) / kPitch) : -1;
+}
 
 }  // namespace cudasim

@@ -47,6 +47,8 @@ class Stacks {
   // At least `count` stacks; true when the old ones are gone.
   bool reserve(size_t count);
   char* operator[](size_t i) const;
+  // The stack that p lies in, or -1.
+  int owner(const void* p) const;
 
  private:
   char* base_ = nullptr;

@@ -234,7 +234,9 @@ TEST(DeviceLanguage, AsynchronousCopiesArrive) {
 }
 
 TEST(DeviceLanguage, ASeedFixesTheSchedule) {
-  const auto racing = [](int* y) { y[0] = static_cast<int>(threadIdx.x + 64 * blockIdx.x); };
+  const auto racing = [](int* y) {
+    atomicExch(y, static_cast<int>(threadIdx.x + 64 * blockIdx.x));
+  };
   const auto last_writer = [&](uint64_t seed) {
     Options o = options();
     o.seed = seed;

@@ -57,7 +57,10 @@ void prepare_threads(size_t count) {
   if (m.stacks.reserve(count) || m.thread_count != count) {
     m.threads = std::make_unique<Thread[]>(count);
     m.thread_count = count;
-    for (size_t i = 0; i < count; ++i) m.threads[i].fiber.prepare(m.stacks[i], thread_main);
+    for (size_t i = 0; i < count; ++i) {
+      m.threads[i].stack = m.stacks[i];
+      m.threads[i].fiber.prepare(m.stacks[i], thread_main);
+    }
   }
 }
 
@@ -87,7 +90,8 @@ void start_block(Block& block, size_t slot, uint64_t number) {
   block.barriers.fill({});
   block.named.clear();
   if (m.shape.shared_bytes)
-    block.dynamic = std::make_unique<GuardedMemory>(m.shape.shared_bytes, kDynamicAlignment);
+    block.dynamic =
+        std::make_unique<GuardedMemory>(m.shape.shared_bytes, kDynamicAlignment, Space::shared);
   for (size_t w = 0; w < warps; ++w) m.warps[slot * warps + w] = {};
   for (size_t i = 0; i < threads; ++i) {
     Thread& t = m.threads[slot * threads + i];
@@ -125,6 +129,7 @@ void run_wave(const std::vector<uint64_t>& order, size_t first) {
   m.last_warp = -1;
   m.at_grid_barrier = 0;
   m.alive = static_cast<int>(m.thread_count);
+  if (watcher) watcher->wave_begins();
   for (size_t slot = 0; slot < m.blocks.size(); ++slot)
     start_block(m.blocks[slot], slot, order[first + slot]);
   run_resident();
@@ -171,12 +176,13 @@ void check_shape(const LaunchShape& s) {
 }
 
 void Call::run(const LaunchShape& shape) {
+  const InSimulator guard;
   check_arguments();
   cudasim::run(
-      shape, [](void* self) { static_cast<Call*>(self)->thread(); }, this);
+      shape, [](void* self) { static_cast<Call*>(self)->thread(); }, this, bytes_);
 }
 
-void run(const LaunchShape& shape, void (*entry)(void*), void* closure) {
+void run(const LaunchShape& shape, void (*entry)(void*), void* closure, size_t closure_bytes) {
   static std::mutex one_at_a_time;
   if (machine.current) fail(Fault::launch, "launch: a kernel cannot launch a kernel", {});
   const std::lock_guard lock(one_at_a_time);
@@ -189,6 +195,7 @@ void run(const LaunchShape& shape, void (*entry)(void*), void* closure) {
   m.shape = shape;
   m.entry = entry;
   m.closure = closure;
+  m.closure_bytes = closure_bytes;
   m.block_threads = static_cast<int>(threads);
   m.random_state = options().seed * kGolden | 1;
   m.idle_spins = 0;
@@ -200,8 +207,10 @@ void run(const LaunchShape& shape, void (*entry)(void*), void* closure) {
   m.warps.assign(resident * ((threads + kWarpLanes - 1) / kWarpLanes), {});
   m.blocks = std::vector<Block>(resident);
   const std::vector<uint64_t> order = block_order(blocks);
+  if (watcher) watcher->launch_begins();
   for (size_t first = 0; first < blocks; first += resident) run_wave(order, first);
   check_device_ends({});
+  if (watcher) watcher->launch_ends();
   end.completed = true;
 }
 

@@ -32,10 +32,12 @@ struct AsyncCopy {
   int bytes, source_bytes;
   bool early;
   std::array<char, 16> data;
+  Site site;
 };
 
 struct Thread {
   Fiber fiber;
+  const char* stack = nullptr;  // its lowest address
   Block* block = nullptr;
   Warp* warp = nullptr;
   int rank = 0, lane = 0;  // in the block, in the warp
@@ -48,6 +50,7 @@ struct Thread {
   void* operand = nullptr;
   int barrier = -1;
   int barrier_result = 0;
+  int in_simulator = 0;  // calls that it has made into the simulator and that have not returned
   std::vector<AsyncCopy> open;                   // since the last commit
   std::deque<std::vector<AsyncCopy>> committed;  // oldest first
 };
@@ -63,11 +66,33 @@ struct Barrier {
   Site site;
 };
 
+enum class Space : uint8_t { device, shared };
+enum class AccessKind : uint8_t { read, write, atomic };
+
+// What sees every access of a kernel, in the flavour that compiles kernels so (race.cpp).
+class Watcher {
+ public:
+  virtual ~Watcher() = default;
+  virtual void launch_begins() = 0;
+  virtual void wave_begins() = 0;  // other blocks in the same places
+  virtual void launch_ends() = 0;  // throws Error (race)
+  // Who meets sees what the others did before.
+  virtual void warps_meet(Block& block, const std::vector<Warp*>& warps) = 0;
+  virtual void lanes_meet(Block& block, Warp& warp, uint32_t mask) = 0;
+  virtual void grid_meets() = 0;
+  virtual void fence() = 0;
+  // Of the current thread, where the simulator touches memory in its place.
+  virtual void access(const void* p, size_t bytes, AccessKind kind, Site site) = 0;
+  virtual void memory(const void* p, size_t bytes, Space space) = 0;
+  virtual void memory_gone(const void* p) = 0;
+};
+inline Watcher* watcher = nullptr;
+
 // Memory of the exact size; filled with 0xFF. Its end is watched, by the address sanitizer where
 // there is one.
 class GuardedMemory {
  public:
-  GuardedMemory(size_t bytes, size_t alignment);
+  GuardedMemory(size_t bytes, size_t alignment, Space space);
   ~GuardedMemory();
   GuardedMemory(const GuardedMemory&) = delete;
   GuardedMemory& operator=(const GuardedMemory&) = delete;
@@ -97,6 +122,7 @@ struct Machine {
   LaunchShape shape;
   void (*entry)(void*) = nullptr;
   void* closure = nullptr;
+  size_t closure_bytes = 0;
   int block_threads = 0;
   Stacks stacks;
   std::unique_ptr<Thread[]> threads;  // of the resident blocks
@@ -117,6 +143,22 @@ struct Machine {
   uint64_t random();
 };
 extern Machine machine;
+
+// In every function that kernels call: what the simulator does there is not an access of theirs.
+class InSimulator {
+ public:
+  InSimulator() : thread_(machine.current) {
+    if (thread_) ++thread_->in_simulator;
+  }
+  ~InSimulator() {
+    if (thread_) --thread_->in_simulator;
+  }
+  InSimulator(const InSimulator&) = delete;
+  InSimulator& operator=(const InSimulator&) = delete;
+
+ private:
+  Thread* thread_;
+};
 
 // --- scheduler.cpp ---
 void make_runnable(Thread& t);

@@ -27,15 +27,19 @@ Allocations& allocations() {
 
 }  // namespace
 
-GuardedMemory::GuardedMemory(size_t bytes, size_t alignment) : bytes_(bytes) {
+GuardedMemory::GuardedMemory(size_t bytes, size_t alignment, Space space) : bytes_(bytes) {
   void* data = nullptr;
   const size_t least = alignment < sizeof(void*) ? sizeof(void*) : alignment;
   if (posix_memalign(&data, least, bytes + kWatched ? bytes + kWatched : 1) != 0)
     throw std::bad_alloc();
   data_ = static_cast<char*>(data);
   std::memset(data_, kFresh, bytes + kWatched);
+  if (watcher) watcher->memory(data_, bytes, space);
 }
-GuardedMemory::~GuardedMemory() { std::free(data_); }
+GuardedMemory::~GuardedMemory() {
+  if (watcher) watcher->memory_gone(data_);
+  std::free(data_);
+}
 
 bool GuardedMemory::end_is_intact() const {
   for (size_t i = bytes_; i < bytes_ + kWatched; ++i)
@@ -45,7 +49,7 @@ bool GuardedMemory::end_is_intact() const {
 void GuardedMemory::mend_end() { std::memset(data_ + bytes_, kFresh, kWatched); }
 
 void* allocate_device(size_t bytes) {
-  auto memory = std::make_unique<GuardedMemory>(bytes, kDeviceAlignment);
+  auto memory = std::make_unique<GuardedMemory>(bytes, kDeviceAlignment, Space::device);
   void* data = memory->data();
   allocations().emplace(memory->data(), std::move(memory));
   return data;
@@ -84,6 +88,7 @@ void Call::check_argument(const void* pointer) {
 }
 
 void check_alignment(const void* p, size_t alignment, Site site) {
+  const InSimulator guard;
   if (reinterpret_cast<uintptr_t>(p) % alignment != 0)
     fail(Fault::alignment,
          "an access of " + std::to_string(alignment) + " bytes is not on their boundary", site);

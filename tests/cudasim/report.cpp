@@ -27,6 +27,7 @@ std::string text_of_mask(uint32_t mask) {
 }
 
 void fail(Fault fault, const std::string& text, Site site) {
+  const InSimulator guard;
   const Thread* t = machine.current;
   std::string where = "cudasim: " + text + ", at " + text_of(site);
   if (!t) throw Error(fault, where, site, {}, {});

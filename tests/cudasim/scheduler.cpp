@@ -108,6 +108,7 @@ void run_resident() {
 }
 
 void pause(Site site) {
+  const InSimulator guard;
   constexpr int64_t kPatience = 1'000'000;  // spins with nobody else to wait for
   Thread& self = *machine.current;
   if (machine.active.empty() && ++machine.idle_spins > kPatience)
@@ -127,11 +128,14 @@ void thread_main() {
   for (;;) {
     Thread& self = *machine.current;
     try {
+      self.in_simulator = 0;
       machine.entry(machine.closure);
+      self.in_simulator = 1;
       finish_copies(self);
     } catch (...) {
       note_error();
     }
+    self.in_simulator = 1;
     self.state = State::done;
     --machine.alive;
     --self.block->alive;

@@ -64,13 +64,16 @@ struct Product {
 }  // namespace
 
 void load_matrices(uint32_t* v, const void* row, bool transpose, Site site) {
+  const InSimulator guard;
   check_alignment(row, 16, site);
+  if (watcher) watcher->access(row, 16, AccessKind::read, site);
   Load load{v, static_cast<const char*>(row), transpose, site};
   warp_operation({"ldmatrix", Load::execute}, kAllLanes, &load, site);
 }
 
 void multiply_matrices(float* c, const uint32_t* a, const uint32_t* b, float (*widen)(uint16_t),
                        Site site) {
+  const InSimulator guard;
   Product product{c, a, b, widen};
   warp_operation({"mma.sync", Product::execute}, kAllLanes, &product, site);
 }

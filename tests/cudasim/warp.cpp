@@ -52,7 +52,18 @@ bool everybody_is_here(const WarpOperation& op, const Warp& warp, const Thread& 
 
 int lane() { return machine.current->lane; }
 
+void fence() {
+  const InSimulator guard;
+  if (watcher) watcher->fence();
+}
+
+void touch_atomically(const void* p, size_t bytes, Site site) {
+  const InSimulator guard;
+  if (watcher) watcher->access(p, bytes, AccessKind::atomic, site);
+}
+
 void warp_operation(const WarpOperation& op, uint32_t mask, void* operand, Site site) {
+  const InSimulator guard;
   Thread& self = *machine.current;
   Warp& warp = *self.warp;
   check_mask(op, warp, self, mask, site);
@@ -73,6 +84,7 @@ void warp_operation(const WarpOperation& op, uint32_t mask, void* operand, Site 
     });
     op.execute(operands.data(), mask);
   }
+  if (watcher && op.orders_memory) watcher->lanes_meet(*self.block, warp, mask);
   warp.waiting &= ~mask;
   for_lanes(mask & ~(1u << self.lane),
             [&](int l) { make_runnable(*warp.lanes[static_cast<size_t>(l)]); });

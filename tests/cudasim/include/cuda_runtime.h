@@ -44,9 +44,9 @@ inline int __syncthreads_and(int predicate, CUDASIM_SITE) {
   return cudasim::block_barrier(0, 0, predicate == 0, "__syncthreads_and", site) == 0;
 }
 inline void __syncwarp(unsigned mask = 0xffffffffu, CUDASIM_SITE) {
-  cudasim::warp_operation({"__syncwarp"}, mask, nullptr, site);
+  cudasim::warp_operation({"__syncwarp", nullptr, true}, mask, nullptr, site);
 }
-inline void __threadfence() {}  // one thread of the machine runs all: its memory is in order
+inline void __threadfence() { cudasim::fence(); }
 inline void __threadfence_block() {}
 inline void __nanosleep(unsigned, CUDASIM_SITE) { cudasim::pause(site); }
 [[noreturn]] inline void __trap(CUDASIM_SITE) {
@@ -198,12 +198,16 @@ T __reduce_max_sync(unsigned mask, T v, CUDASIM_SITE) {
 
 // --- atomics: nothing comes between the read and the write of one ---
 
-#define CUDASIM_ATOMIC(name, result)        \
-  template <class T>                        \
-  T name(T* p, std::type_identity_t<T> v) { \
-    const T old = *p;                       \
-    *p = (result);                          \
-    return old;                             \
+// Its accesses are reported by hand.
+#define CUDASIM_UNSEEN __attribute__((no_sanitize("thread")))
+
+#define CUDASIM_ATOMIC(name, result)                                     \
+  template <class T>                                                     \
+  CUDASIM_UNSEEN T name(T* p, std::type_identity_t<T> v, CUDASIM_SITE) { \
+    cudasim::touch_atomically(p, sizeof(T), site);                       \
+    const T old = *p;                                                    \
+    *p = (result);                                                       \
+    return old;                                                          \
   }
 CUDASIM_ATOMIC(atomicAdd, static_cast<T>(old + v))
 CUDASIM_ATOMIC(atomicSub, static_cast<T>(old - v))
@@ -216,7 +220,9 @@ CUDASIM_ATOMIC(atomicXor, static_cast<T>(old ^ v))
 CUDASIM_ATOMIC(atomicInc, old >= v ? T{0} : static_cast<T>(old + 1))
 #undef CUDASIM_ATOMIC
 template <class T>
-T atomicCAS(T* p, std::type_identity_t<T> expected, std::type_identity_t<T> v) {
+CUDASIM_UNSEEN T atomicCAS(T* p, std::type_identity_t<T> expected, std::type_identity_t<T> v,
+                           CUDASIM_SITE) {
+  cudasim::touch_atomically(p, sizeof(T), site);
   const T old = *p;
   if (old == expected) *p = v;
   return old;
