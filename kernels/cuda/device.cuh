@@ -11,6 +11,16 @@
 
 namespace pinion::kernels::cuda {
 
+// The last parameter of helpers, and what they hand on: the line of the kernel that the simulator
+// names when something is wrong there.
+#ifdef __CUDACC__
+#define PINION_CALLER
+#define PINION_OF_CALLER
+#else
+#define PINION_CALLER , cudasim::Site site = cudasim::Site::here()
+#define PINION_OF_CALLER , site
+#endif
+
 inline constexpr unsigned kFullWarp = 0xffffffffu;
 inline constexpr int kWarp = 32;
 
@@ -24,16 +34,16 @@ struct alignas(sizeof(T) * N) Pack {
 };
 
 template <int N, class T>
-__device__ __forceinline__ Pack<T, N> load_pack(const T* p) {
+__device__ __forceinline__ Pack<T, N> load_pack(const T* p PINION_CALLER) {
 #ifndef __CUDACC__
-  cudasim::check_alignment(p, sizeof(T) * N, cudasim::Site::here());
+  cudasim::check_alignment(p, sizeof(T) * N, site);
 #endif
   return *reinterpret_cast<const Pack<T, N>*>(p);
 }
 template <int N, class T>
-__device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack) {
+__device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack PINION_CALLER) {
 #ifndef __CUDACC__
-  cudasim::check_alignment(p, sizeof(T) * N, cudasim::Site::here());
+  cudasim::check_alignment(p, sizeof(T) * N, site);
 #endif
   *reinterpret_cast<Pack<T, N>*>(p) = pack;
 }
@@ -65,8 +75,10 @@ __device__ __forceinline__ T& block_shared() {
 
 // --- asynchronous copies of 16 bytes to shared memory, each on its boundary ---
 
-__device__ __forceinline__ void copy_async16(void* shared, const void* global) {
-  __pipeline_memcpy_async(shared, global, 16);
+// Zeros when it is not there; the address must be one that could be read.
+__device__ __forceinline__ void copy_async16(void* shared, const void* global,
+                                             bool there = true PINION_CALLER) {
+  __pipeline_memcpy_async(shared, global, 16, there ? 0 : 16 PINION_OF_CALLER);
 }
 __device__ __forceinline__ void commit_async() { __pipeline_commit(); }
 // Waits until at most N of the calling thread's commits are under way.

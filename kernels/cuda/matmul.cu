@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Matrix products of any strides and types on the ordinary cores, with sums in the accumulator type
-// in the order of k.
-#include "pinion/kernels/cuda/launch.h"
-#include "pinion/kernels/formulas.h"
+// in the order of k; what tensor cores can take goes to matmul_tensor.cu.
+#include "pinion/kernels/cuda/matmul.cuh"
 #include "pinion/kernels/kernels.h"
 
 namespace pinion::kernels::cuda {
@@ -14,44 +13,18 @@ constexpr int kEach = 4;  // rows and columns of a thread, each kThreadsAcross a
 constexpr int kThreadsAcross = kTile / kEach;
 constexpr int kThreads = kThreadsAcross * kThreadsAcross;
 
-// Element (i, j) is data[i * row + j * column] of matrix `batch` words further for each.
-template <class T>
-struct Operand {
-  const T* data;
-  int64_t row, column, batch;
-};
-
-template <class Out>
-struct Result {
-  Out* y;  // [m, n]
-  bool accumulate;
-  const Out* bias;  // [n] or null
-  Activation act;
-  Out* pre;  // what the activation sees, or null
-};
-
-template <class A>
-__device__ __forceinline__ A activate(Activation act, A v) {
-  switch (act) {
-    case Activation::relu: return formulas::Relu{}(v);
-    case Activation::gelu: return formulas::Gelu{}(v);
-    case Activation::gelu_tanh: return formulas::GeluTanh{}(v);
-    default: return v;
-  }
-}
-
 // One padding column keeps threads that store down a column out of one another's banks.
 template <class A>
 struct Tiles {
   A a[kDepth][kTile + 1], b[kDepth][kTile + 1];
 };
 
-// y[i, j] = act(sum over p of a(i, p) b(p, j) + bias[j] (+ y[i, j])).
 template <class T, class Out>
 __global__ void __launch_bounds__(kThreads)
-    multiply(int64_t m, int64_t n, int64_t k, int64_t tiles_n, int64_t tiles, Operand<T> a,
-             Operand<T> b, Result<Out> out) {
+    multiply(ProductShape shape, int64_t tiles_n, int64_t tiles, Operand<T> a, Operand<T> b,
+             Result<Out> out) {
   using A = Accumulator<T>;
+  const auto [batch, m, n, k] = shape;
   Tiles<A>& shared = block_shared<Tiles<A>>();
   const int64_t matrix = blockIdx.x / tiles, tile = blockIdx.x % tiles;
   const int64_t i0 = tile / tiles_n * kTile, j0 = tile % tiles_n * kTile;
@@ -96,22 +69,20 @@ __global__ void __launch_bounds__(kThreads)
     for (int c = 0; c < kEach; ++c) {
       const int64_t i = i0 + ty + r * kThreadsAcross, j = j0 + tx + c * kThreadsAcross;
       if (i >= m || j >= n) continue;
-      const int64_t at = (matrix * m + i) * n + j;
-      A v = sum[r][c];
-      if (out.bias) v += static_cast<A>(out.bias[j]);
-      if (out.accumulate) v += static_cast<A>(out.y[at]);
-      if (out.pre) out.pre[at] = Out(v);
-      out.y[at] = Out(activate(out.act, v));
+      out.finish((matrix * m + i) * n + j, j, sum[r][c]);
     }
 }
 
 template <class T, class Out>
-void product(const CudaContext& ctx, int64_t batch, int64_t m, int64_t n, int64_t k, Operand<T> a,
-             Operand<T> b, Result<Out> out) {
+void product(const CudaContext& ctx, const ProductShape& shape, const Operand<T>& a,
+             const Operand<T>& b, const Result<Out>& out) {
+  const auto [batch, m, n, k] = shape;
   if (batch * m * n == 0) return;
+  if constexpr (sizeof(T) == 2)
+    if (multiply_on_tensor_cores(ctx, shape, a, b, out)) return;
   const int64_t tiles_n = (n + kTile - 1) / kTile, tiles = (m + kTile - 1) / kTile * tiles_n;
-  launch(multiply<T, Out>, {one_block_each(batch * tiles), kThreads}, ctx, m, n, k, tiles_n, tiles,
-         a, b, out);
+  launch(multiply<T, Out>, {one_block_each(batch * tiles), kThreads}, ctx, shape, tiles_n, tiles, a,
+         b, out);
 }
 
 // The last two dimensions of v, transposed or not.
@@ -130,7 +101,7 @@ void matmul(const CudaContext& ctx, ConstView a, bool ta, ConstView b, bool tb, 
   const int64_t batch = y.shape.rank() == 3 ? y.shape[0] : 1;
   for_float(a.dtype, "matmul", [&]<class T>() {
     const auto run = [&]<class Out>(Out* out) {
-      product<T, Out>(ctx, batch, m, n, k, operand<T>(a, ta), operand<T>(b, tb),
+      product<T, Out>(ctx, {batch, m, n, k}, operand<T>(a, ta), operand<T>(b, tb),
                       {out, accumulate, nullptr, Activation::none, nullptr});
     };
     if (y.dtype == a.dtype) return run(y.as<T>());
@@ -143,7 +114,7 @@ void linear_forward(const CudaContext& ctx, ConstView x, ConstView w, ConstView 
                     View y, View pre) {
   const int64_t k = x.cols(), n = w.shape[0];
   for_float(x.dtype, "linear", [&]<class T>() {
-    product<T, T>(ctx, 1, x.rows(), n, k, {x.as<T>(), k, 1, 0}, {w.as<T>(), 1, k, 0},
+    product<T, T>(ctx, {1, x.rows(), n, k}, {x.as<T>(), k, 1, 0}, {w.as<T>(), 1, k, 0},
                   {y.as<T>(), false, b ? b.as<T>() : nullptr, act, pre ? pre.as<T>() : nullptr});
   });
 }

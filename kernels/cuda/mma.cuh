@@ -22,7 +22,7 @@ struct FragmentC {  // 16 x 8
 // boundary. Of matrix i a lane gets elements (g, 2t) and (g, 2t + 1) in v[i], or (2t, g) and
 // (2t + 1, g) when they are transposed on the way.
 template <bool kTranspose>
-__device__ __forceinline__ void load_matrices(uint32_t (&v)[4], const void* row) {
+__device__ __forceinline__ void load_matrices(uint32_t (&v)[4], const void* row PINION_CALLER) {
 #ifdef __CUDACC__
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   if constexpr (kTranspose)
@@ -36,13 +36,14 @@ __device__ __forceinline__ void load_matrices(uint32_t (&v)[4], const void* row)
                  : "r"(address)
                  : "memory");
 #else
-  cudasim::load_matrices(v, row, kTranspose, cudasim::Site::here());
+  cudasim::load_matrices(v, row, kTranspose, site);
 #endif
 }
 
 // c += a b, with products and sums in float.
 template <class T>
-__device__ __forceinline__ void multiply_add(FragmentC& c, const FragmentA& a, const FragmentB& b) {
+__device__ __forceinline__ void multiply_add(FragmentC& c, const FragmentA& a,
+                                             const FragmentB& b PINION_CALLER) {
 #ifdef __CUDACC__
   if constexpr (std::is_same_v<T, BFloat16>)
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
@@ -60,7 +61,7 @@ __device__ __forceinline__ void multiply_add(FragmentC& c, const FragmentA& a, c
     std::memcpy(&x, &bits, sizeof x);
     return static_cast<float>(x);
   };
-  cudasim::multiply_matrices(c.v, a.v, b.v, widen, cudasim::Site::here());
+  cudasim::multiply_matrices(c.v, a.v, b.v, widen, site);
 #endif
 }
 
@@ -68,15 +69,16 @@ __device__ __forceinline__ void multiply_add(FragmentC& c, const FragmentA& a, c
 
 // Rows i to i + 15 and columns k to k + 15 of A, stored as it is, or as its transpose [k, i].
 template <bool kTransposed, class T>
-__device__ __forceinline__ FragmentA fragment_a(const T* x, int stride, int i, int k) {
+__device__ __forceinline__ FragmentA fragment_a(const T* x, int stride, int i,
+                                                int k PINION_CALLER) {
   static_assert(sizeof(T) == 2);
   const int lane = static_cast<int>(threadIdx.x) % kWarp, in = lane % 8;
   const int odd = lane / 8 % 2 * 8, high = lane / 16 * 8;  // of the matrix whose row the lane gives
   FragmentA f;
   if constexpr (kTransposed)
-    load_matrices<true>(f.v, x + (k + in + high) * stride + i + odd);
+    load_matrices<true>(f.v, x + (k + in + high) * stride + i + odd PINION_OF_CALLER);
   else
-    load_matrices<false>(f.v, x + (i + in + odd) * stride + k + high);
+    load_matrices<false>(f.v, x + (i + in + odd) * stride + k + high PINION_OF_CALLER);
   return f;
 }
 
@@ -86,15 +88,15 @@ struct PairB {
   FragmentB left, right;
 };
 template <bool kTransposed, class T>
-__device__ __forceinline__ PairB fragments_b(const T* x, int stride, int k, int j) {
+__device__ __forceinline__ PairB fragments_b(const T* x, int stride, int k, int j PINION_CALLER) {
   static_assert(sizeof(T) == 2);
   const int lane = static_cast<int>(threadIdx.x) % kWarp, in = lane % 8;
   const int odd = lane / 8 % 2 * 8, high = lane / 16 * 8;
   uint32_t v[4];
   if constexpr (kTransposed)
-    load_matrices<false>(v, x + (j + in + high) * stride + k + odd);
+    load_matrices<false>(v, x + (j + in + high) * stride + k + odd PINION_OF_CALLER);
   else
-    load_matrices<true>(v, x + (k + in + odd) * stride + j + high);
+    load_matrices<true>(v, x + (k + in + odd) * stride + j + high PINION_OF_CALLER);
   return {{{v[0], v[1]}}, {{v[2], v[3]}}};
 }
 

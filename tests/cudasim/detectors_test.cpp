@@ -211,7 +211,7 @@ TEST(Detectors, TensorCoreInstructionWithoutItsWarp) {
   const LaunchShape shape{dim3(1), dim3(32), 1024};
   EXPECT_FALSE(found_in(load_matrices_of_some_lanes<false>, shape));
   expect_found(found_in(load_matrices_of_some_lanes<true>, shape), Fault::divergence,
-               "a lane exits while lane 0 waits for it in ldmatrix");
+               "a lane exits while lane 0 waits for it in ldmatrix at detectors_test.cpp:");
 }
 
 template <bool kBug>

@@ -200,7 +200,7 @@ class RaceWatcher final : public Watcher {
   void check(const char* p, size_t bytes, AccessKind kind, Place place) {
     auto* region = region_of(p);
     if (!region || p + bytes > region->second.end)
-      stop(Fault::bounds, cat_bounds(p, bytes, kind), place);
+      stop(Fault::bounds, text_of_bounds(p, bytes, kind), place);
     for (const char* at = p; at < p + bytes;) {
       const auto offset = static_cast<size_t>(at - region->first);
       const size_t skip = offset % kGranule;
@@ -275,10 +275,11 @@ class RaceWatcher final : public Watcher {
   // --- reports ---
 
   // "file.cu:12": the innermost line that is not one of the helpers' headers.
-  static std::string text_of_place(Place place) {
+  std::string text_of_place(Place place) {
     if (place.text) return *place.text;
+    std::string& text = lines_[place.pc];
     Dl_info info{};
-    std::string text;
+    if (!text.empty()) return text;
     if (!dladdr(place.pc, &info)) return "an unknown line";
     char program[512] = {}, command[1024];
     if (readlink("/proc/self/exe", program, sizeof program - 1) < 0) return "an unknown line";
@@ -322,7 +323,7 @@ class RaceWatcher final : public Watcher {
         " at " + text_of_place(place));
   }
 
-  std::string cat_bounds(const char* p, size_t bytes, AccessKind kind) {
+  std::string text_of_bounds(const char* p, size_t bytes, AccessKind kind) {
     std::string text = std::string(name_of(kind)) + " of " + std::to_string(bytes) + " bytes";
     auto after = regions_.upper_bound(p);
     if (after == regions_.begin()) return text + " that are not memory of the device";
@@ -352,6 +353,7 @@ class RaceWatcher final : public Watcher {
   std::map<uint64_t, BlockClock> block_clocks_;
   std::map<const void*, Clock> released_;
   std::set<std::string> texts_, files_;
+  std::map<const void*, std::string> lines_;
   std::set<std::pair<Place, Place>> reported_;
   std::vector<std::string> reports_;
 };
