@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "device_pair.h"
+#include "fused_mlp_testing.h"
 #include "pinion/nn/amp.h"
 #include "pinion/nn/fused_mlp.h"
 #include "pinion/runtime/autograd.h"
@@ -11,12 +12,6 @@ namespace pinion::testing {
 namespace {
 
 using nn::FusedMlp;
-
-Tensor noise(const Shape& shape, uint64_t seed) {
-  Tensor t(shape);
-  on({}, [&](auto& ctx) { kernels::normal(ctx, t.mut(), {seed, 7, 0}, 0, 1); });
-  return t;
-}
 
 FusedMlp moved(const FusedMlp& model, Device device) {
   FusedMlp copy = model;
@@ -42,16 +37,6 @@ std::vector<Tensor> results(FusedMlp model, Device device, int64_t rows, bool cr
   all.push_back(nn::cast(model(x), DType::f32));
   for (Tensor& t : all) t = t.to(kCpu);
   return all;
-}
-
-double distance(const Tensor& a, const Tensor& b) {
-  const auto x = a.values<float>(), y = b.values<float>();
-  double difference = 0, size = 1e-30;
-  for (size_t i = 0; i < x.size(); ++i) {
-    difference += std::pow(double{x[i]} - double{y[i]}, 2);
-    size += std::pow(double{y[i]}, 2);
-  }
-  return std::sqrt(difference / size);
 }
 
 TEST_F(CudaKernels, FusedMlpEqualsTheCpus) {

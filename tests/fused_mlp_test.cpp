@@ -4,9 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
-
-#include "pinion/kernels/kernels.h"
+#include "fused_mlp_testing.h"
 #include "pinion/nn/amp.h"
 #include "pinion/nn/init.h"
 #include "pinion/runtime/autograd.h"
@@ -14,27 +12,13 @@
 namespace pinion::nn {
 namespace {
 
-Tensor noise(const Shape& shape, uint64_t seed) {
-  Tensor t(shape);
-  on({}, [&](auto& ctx) { kernels::normal(ctx, t.mut(), {seed, 7, 0}, 0, 1); });
-  return t;
-}
+using testing::distance;
+using testing::noise;
 
 Tensor classes(int64_t n, int64_t count) {
   std::vector<int64_t> ids(static_cast<size_t>(n));
   for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int64_t>(i * 7919 % count);
   return Tensor::of(ids, {n});
-}
-
-// |a - b| / |b| over all elements.
-double distance(const Tensor& a, const Tensor& b) {
-  const auto x = a.values<float>(), y = b.values<float>();
-  double difference = 0, size = 1e-30;
-  for (size_t i = 0; i < x.size(); ++i) {
-    difference += std::pow(double{x[i]} - double{y[i]}, 2);
-    size += std::pow(double{y[i]}, 2);
-  }
-  return std::sqrt(difference / size);
 }
 
 struct Case {

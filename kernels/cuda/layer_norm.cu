@@ -10,8 +10,9 @@ namespace pinion::kernels::cuda {
 namespace {
 
 constexpr int64_t kShortRow = 256;  // elements that one warp takes alone
-constexpr int kSlices = 16;         // of the rows of one part
-constexpr int64_t kParts = 64;      // partial sums of dgamma and dbeta, at most
+constexpr int kColumnThreads = 256;
+constexpr int kSlices = 16;     // of the rows of one part
+constexpr int64_t kParts = 64;  // partial sums of dgamma and dbeta, at most
 
 template <class T, int kThreads>
 __global__ void __launch_bounds__(kThreads)
@@ -97,9 +98,9 @@ __global__ void __launch_bounds__(kWarp* kSlices)
 
 // The sum over parts; dgamma and dbeta may be null.
 template <class T>
-__global__ void __launch_bounds__(kShortRow)
+__global__ void __launch_bounds__(kColumnThreads)
     add_parts(const Accumulator<T>* parts, int64_t count, int64_t n, T* dgamma, T* dbeta) {
-  const int64_t c = int64_t{blockIdx.x} * kShortRow + threadIdx.x;
+  const int64_t c = int64_t{blockIdx.x} * kColumnThreads + threadIdx.x;
   if (c >= n) return;
   Accumulator<T> gamma = 0, beta = 0;
   for (int64_t p = 0; p < count; ++p) {
@@ -153,8 +154,9 @@ void layer_norm_backward(const CudaContext& ctx, ConstView x, ConstView gamma, C
               dim3(kWarp, kSlices)},
              ctx, x.as<T>(), mean.as<A>(), rstd.as<A>(), dy.as<T>(), rows, n, rows_each,
              parts.as<A>());
-    launch(add_parts<T>, {one_block_each(ceil_div(n, kShortRow)), kShortRow}, ctx, parts.as<A>(),
-           count, n, dgamma ? dgamma.as<T>() : nullptr, dbeta ? dbeta.as<T>() : nullptr);
+    launch(add_parts<T>, {one_block_each(ceil_div(n, kColumnThreads)), kColumnThreads}, ctx,
+           parts.as<A>(), count, n, dgamma ? dgamma.as<T>() : nullptr,
+           dbeta ? dbeta.as<T>() : nullptr);
   });
 }
 
