@@ -40,12 +40,27 @@ __device__ __forceinline__ Pack<T, N> load_pack(const T* p PINION_CALLER) {
 #endif
   return *reinterpret_cast<const Pack<T, N>*>(p);
 }
+// In words of the instruction: nvcc takes the assignment of a pack apart into its elements, and in
+// a loop it no longer sees that they would fit together.
 template <int N, class T>
 __device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack PINION_CALLER) {
-#ifndef __CUDACC__
+#ifdef __CUDACC__
+  constexpr size_t kBytes = sizeof(T) * N;
+  uint32_t w[kBytes > 4 ? kBytes / 4 : 1];
+  if constexpr (kBytes >= 8) memcpy(w, &pack, kBytes);
+  if constexpr (kBytes == 16)
+    asm volatile("st.v4.u32 [%0], {%1, %2, %3, %4};"
+                 :
+                 : "l"(p), "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3])
+                 : "memory");
+  else if constexpr (kBytes == 8)
+    asm volatile("st.v2.u32 [%0], {%1, %2};" : : "l"(p), "r"(w[0]), "r"(w[1]) : "memory");
+  else
+    *reinterpret_cast<Pack<T, N>*>(p) = pack;
+#else
   cudasim::check_alignment(p, sizeof(T) * N, site);
-#endif
   *reinterpret_cast<Pack<T, N>*>(p) = pack;
+#endif
 }
 
 // --- shared memory: every block its own; its contents are arbitrary when the block begins ---

@@ -15,6 +15,24 @@ struct Operand {
   int64_t row, column, batch;
 };
 
+// A call: a thread finishes as many as 64 sums in unrolled code, and ptxas takes many minutes over
+// as many copies of these formulas.
+#ifdef __CUDACC__
+#define PINION_CALLED __noinline__
+#else
+#define PINION_CALLED
+#endif
+template <class A>
+__device__ PINION_CALLED A activated(Activation act, A sum) {
+  switch (act) {
+    case Activation::relu: return formulas::Relu{}(sum);
+    case Activation::gelu: return formulas::Gelu{}(sum);
+    case Activation::gelu_tanh: return formulas::GeluTanh{}(sum);
+    default: return sum;
+  }
+}
+#undef PINION_CALLED
+
 // y[i, j] = act(sum + bias[j] (+ y[i, j])), of matrices [m, n].
 template <class Out>
 struct Result {
@@ -30,13 +48,7 @@ struct Result {
     if (bias) sum += static_cast<A>(bias[j]);
     if (accumulate) sum += static_cast<A>(y[at]);
     if (pre) pre[at] = Out(sum);
-    switch (act) {
-      case Activation::relu: sum = formulas::Relu{}(sum); break;
-      case Activation::gelu: sum = formulas::Gelu{}(sum); break;
-      case Activation::gelu_tanh: sum = formulas::GeluTanh{}(sum); break;
-      case Activation::none: break;
-    }
-    y[at] = Out(sum);
+    y[at] = Out(act == Activation::none ? sum : activated(act, sum));
   }
 };
 
