@@ -24,6 +24,9 @@ if(NOT PINION_CUDA STREQUAL "OFF")
     enable_language(CUDA)
     find_package(CUDAToolkit REQUIRED)
     set(PINION_WITH_CUDA ON)
+    if(PROJECT_IS_TOP_LEVEL)  # programs run from a bundle of tools/gpu_check, beside its libraries
+      set(CMAKE_BUILD_RPATH "$ORIGIN/../lib")
+    endif()
   elseif(NOT PINION_CUDA STREQUAL "AUTO")
     message(FATAL_ERROR "PINION_CUDA=ON: nvcc was not found; put it on PATH or name it in CUDACXX")
   endif()
@@ -46,5 +49,9 @@ function(pinion_add_backends target)
     set(flags -std=c++20 -Xcompiler=-Wall,-Wno-unknown-pragmas
       -diag-suppress=20011,20012,20013,20014,20015)
     target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:${flags}>")
+    if(PROJECT_IS_TOP_LEVEL)  # for tools/kernel_budgets
+      set_property(TARGET ${target} PROPERTY CUDA_COMPILER_LAUNCHER
+        ${PROJECT_SOURCE_DIR}/tools/nvcc_report ${CMAKE_CUDA_COMPILER_LAUNCHER})
+    endif()
   endif()
 endfunction()
