@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A GPU check on a bundle whose programs only say that they have a device: what it records, and
+what is left of it when something fails, hangs or has no time."""
+
+import argparse
+import json
+import pathlib
+import sys
+import tempfile
+import time
+import unittest
+from unittest import mock
+
+import support
+import check
+import children
+import phases
+import record as records
+
+HANGS = "#!/bin/sh\nsleep 60\n"
+NO_DEVICE = "#!/bin/sh\ncase $1 in --list) ;; *) echo no driver; exit 72 ;; esac\n"
+
+
+class Flow(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        self.out = self.folder / "out"
+        self.out.mkdir()
+
+    def run_check(self, mode="full", budget=120, dry=False, **bundle):
+        args = argparse.Namespace(mode=mode, dry_run=dry, budget=budget, python=sys.executable)
+        folder = support.fake_bundle(self.folder / "bundle", **bundle)
+        with mock.patch("shutil.which", return_value=None):  # no tools of the toolkit
+            with mock.patch.object(check.Check, "say", lambda self, text: None):
+                status = check.Check(args, folder, self.out).run()
+        record = json.loads((self.out / "results.json").read_text())
+        self.assertEqual(records.problems(record), [])
+        return status, record, {p["name"]: p for p in record["phases"]}
+
+    def test_a_whole_check(self):
+        status, record, done = self.run_check()
+        self.assertEqual(status, 0, done)
+        self.assertEqual(record["device"]["name"], "Fake device")
+        self.assertEqual(record["tests"], {"passed": 1, "failed": 0, "skipped": 0, "list": []})
+        self.assertEqual(done["sanitizer"]["why"], "compute-sanitizer is not here")
+        row = records.row_of(record["bench"], "cross_entropy/bf16/8192x32768", "pinion")
+        self.assertEqual(row["rounds_us"], [400.0] * records.ROUNDS)
+        goals = {g["id"]: g["state"] for g in record["goals"]}
+        self.assertEqual(goals["cross_entropy"], "PASS")
+        self.assertEqual(goals["cross_entropy_torch"], "PENDING")
+
+    def test_a_test_that_fails_is_named(self):
+        status, record, done = self.run_check("quick", tests=("cuda_broken_test.cpp",))
+        self.assertEqual((status, done["correctness"]["state"]), (1, "failed"))
+        self.assertEqual(record["tests"]["list"], ["Fake.Works"])
+        self.assertNotIn("bench", done)
+
+    def test_without_a_device_nothing_else_runs(self):
+        status, record, done = self.run_check(bench=NO_DEVICE)
+        self.assertEqual((status, done["probe"]["state"]), (72, "failed"))
+        self.assertEqual({done[n]["why"] for n in ("correctness", "bench")}, {"no device"})
+        self.assertEqual(done["report"]["state"], "ok")
+
+    def test_what_hangs_is_ended(self):
+        with mock.patch.object(phases, "PHASES", [(phases.bench, 2, ("full",)), phases.PHASES[-1]]):
+            with mock.patch.object(check.Check, "run_phase", forced_device):
+                status, _, done = self.run_check(bench=HANGS)
+        self.assertEqual((status, done["bench"]["state"]), (1, "failed"))
+        self.assertEqual(done["report"]["state"], "ok")
+
+    def test_a_spent_budget_skips(self):
+        _, _, done = self.run_check(budget=1)
+        self.assertEqual(done["correctness"]["why"], "the budget is spent")
+
+
+original = check.Check.run_phase
+
+
+def forced_device(self, phase, limit):
+    self.has_device = True
+    original(self, phase, limit)
+
+
+class Limits(unittest.TestCase):
+    def test_a_child_ends_with_what_it_started(self):
+        with tempfile.TemporaryDirectory() as folder:
+            log = pathlib.Path(folder) / "log.txt"
+            runner = children.Children(log, time.monotonic() + 60)
+            alive = pathlib.Path(folder) / "alive"
+            out = runner.run(["sh", "-c", "sleep 60 & echo $!; wait"], 1)
+            self.assertIsNone(out.status)
+            self.assertIn("past its limit", log.read_text())
+            stat = pathlib.Path("/proc") / out.last / "stat"
+            state = stat.read_text().rsplit(")", 1)[1].split()[0] if stat.exists() else "gone"
+            self.assertIn(state, ("gone", "Z", "X"))
+            self.assertEqual(runner.run([folder + "/nothing"], 1).status, 127)
+
+
+if __name__ == "__main__":
+    unittest.main()
