@@ -31,6 +31,17 @@ class Derived(unittest.TestCase):
         self.assertEqual(self.goals["layer_norm_forward"]["state"], "PENDING")  # two rounds
         self.assertEqual(self.goals["fused_mlp_rate"]["state"], "PENDING")  # never timed
 
+    def test_an_anchor_decides_where_there_is_no_pair(self):
+        goal = {"id": "a", "bench": "cross_entropy/bf16/8192x32768", "metric": "ratio",
+                "opponent": "elsewhere", "need": 3.0}  # fmt: skip
+        self.assertEqual(records.goal_state(goal, self.record)["state"], "PENDING")
+        anchor = {"id": goal["bench"], "impl": "elsewhere", "version": "1", "median_us": 960}
+        self.record["anchors"] = [anchor]
+        self.assertEqual(
+            records.goal_state(goal, self.record),
+            {"id": "a", "need": 3.0, "got": 2.0, "state": "MISS"},
+        )
+
     def test_rounds_become_rows(self):
         rounds = [
             {"bench": [{"id": "a/f32/1", "impl": "pinion", "samples_us": s, "host_us": h}]}

@@ -150,6 +150,16 @@ def make(target, build):
     return size
 
 
+def settle(folder):
+    """Gives up the bundle's C++ library where it was built for a newer C library than is here."""
+    own = [folder / "lib" / name for name in ("libstdc++.so.6", "libgcc_s.so.1")]
+    program = folder / "bin" / "pinion_gpu_bench"
+    if subprocess.run([program, "--list"], capture_output=True).returncode == 0:
+        return
+    for library in own:
+        library.unlink(missing_ok=True)
+
+
 def unpack(source, into):
     """The bundle's folder: the source itself, or what its archive holds."""
     source = pathlib.Path(source).absolute()

@@ -43,7 +43,9 @@ class Check:
             "tests": {"passed": 0, "failed": 0, "skipped": 0, "list": []},
             "sanitizer": {},
             "bench": [],
+            "anchors": [],
         }
+        self.anchor = json.loads(pathlib.Path(args.anchor).read_text()) if args.anchor else None
 
     def bin(self, name):
         return self.bundle / "bin" / name
@@ -120,6 +122,8 @@ def parse():
     parser.add_argument("--make-bundle", metavar="TARGET", help="make a bundle, check nothing")
     parser.add_argument("--build", default=str(records.ROOT / "build" / "cuda"))
     parser.add_argument("--out", help="folder for what is found ($OUT, or build/gpu-out)")
+    parser.add_argument("--anchor", metavar="FILE", help="an opponent's times from elsewhere: "
+                        '{"device", "rows": [{"id", "impl", "version", "median_us"}]}')  # fmt: skip
     parser.add_argument("--python", default=sys.executable, help="an interpreter with PyTorch")
     args = parser.parse_args()
     args.budget = args.budget or BUDGET[args.mode]
@@ -148,7 +152,9 @@ def main():
     (out / "log.txt").unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="pinion-gpu-") as work:
         folder, size = find_bundle(args, pathlib.Path(work))
-        bundles.check_relocated(folder)
+        bundles.settle(folder)
+        if args.dry_run:
+            bundles.check_relocated(folder)
         status = Check(args, folder, out.absolute()).run()
     print(f"results: {out / 'results.json'}")
     if args.dry_run:

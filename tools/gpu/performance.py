@@ -85,6 +85,8 @@ def goal_row(evidence, goal):
         state = records.goal_state(goal, record)["state"]
         if state != "PENDING" and evidence.stale(record, goal["sources"]):
             state = "STALE"
+        if records.anchor_of(goal, record):
+            peer += " (anchor: same kind of device, not the same command)"
     word = METRICS[goal["metric"]][0]
     need = (f"{word} " if word == "at most" else "") + amount(goal, goal["need"])
     need += f" {word}" if word.startswith("of") else ""

@@ -246,6 +246,10 @@ def counters(check, limit):
 
 # --- 5: what follows ---
 def report(check, limit):
+    if check.anchor and check.anchor["device"] != check.record["device"]["name"]:
+        check.say(f"  the anchor is of {check.anchor['device']}, and left out")
+    elif check.anchor:
+        check.record["anchors"] = check.anchor["rows"]
     records.derive(check.record)
     # Its own entry among the phases comes afterwards.
     wrong = records.problems(check.record)

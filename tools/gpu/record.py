@@ -128,6 +128,14 @@ def goals(path=None):
 AT_MOST = ("time_us", "host_us")  # metrics of which less is better
 
 
+def anchor_of(goal, record):
+    """The opponent's time from elsewhere, on the same kind of device but not in the same command."""
+    if goal["metric"] != "ratio":
+        return None
+    wanted = (goal["bench"], goal["opponent"])
+    return next((a for a in record["anchors"] if (a["id"], a["impl"]) == wanted), None)
+
+
 def got_of(goal, record):
     """(the figure that the goal is about, the rounds it comes from), or (None, 0)."""
     own = row_of(record["bench"], goal["bench"], "pinion")
@@ -138,7 +146,8 @@ def got_of(goal, record):
         for pair in record["pairs"]:
             if (pair["id"], pair["opponent"]) == (goal["bench"], goal["opponent"]):
                 return pair["ratio"], pair["rounds"]
-        return None, 0
+        anchor = anchor_of(goal, record)
+        return (anchor["median_us"] / own["median_us"], rounds) if anchor else (None, 0)
     if metric == "of_copy":
         return None if own["pct_bw"] is None else own["pct_bw"] / 100, rounds
     if metric == "of_gemm":
@@ -177,6 +186,7 @@ RECORD = {
     "bench": [ROW],
     "pairs": [{"id": TEXT, "opponent": TEXT, "rounds": int, "ratio": NUMBER, "ratio_min": NUMBER,
                "ratio_max": NUMBER}],
+    "anchors": [{"id": TEXT, "impl": TEXT, "version": TEXT, "median_us": NUMBER}],
     "goals": [{"id": TEXT, "need": NUMBER, "got": MAYBE, "state": TEXT}],
 }  # fmt: skip
 STATES = {"PASS", "MISS", "PENDING"}
