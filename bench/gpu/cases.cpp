@@ -3,6 +3,7 @@
 // ordinary API.
 #include "pinion/bench/gpu/cases.h"
 
+#include <algorithm>
 #include <memory>
 
 #include "pinion/kernels/cuda/context.cuh"
@@ -40,6 +41,20 @@ Tensor class_ids(int64_t n, int64_t classes) {
   return Tensor::of(ids, {n}).to(kGpu);
 }
 
+// The list under construction.
+struct Cases {
+  std::vector<GpuCase> all;
+  int64_t most;  // every extent is clipped to this
+
+  int64_t clipped(int64_t extent) const { return std::min(extent, most); }
+  Shape clipped(const Shape& shape) const {
+    Shape out = shape;
+    for (int i = 0; i < shape.rank(); ++i) out = out.with(i, clipped(shape[i]));
+    return out;
+  }
+  void push_back(GpuCase c) { all.push_back(std::move(c)); }
+};
+
 std::string id_of(const std::string& what, DType dtype, const Shape& shape) {
   std::string id = what + "/" + name_of(dtype) + "/";
   for (int i = 0; i < shape.rank(); ++i) id += (i ? "x" : "") + std::to_string(shape[i]);
@@ -47,15 +62,15 @@ std::string id_of(const std::string& what, DType dtype, const Shape& shape) {
 }
 
 // A kernel that moves memory: `moved` blocks of this shape at least, `held` of them in a set.
-void add_mover(std::vector<GpuCase>& list, const std::string& what, DType dtype, const Shape& shape,
-               double moved, int held, Make make) {
+void add_mover(Cases& list, const std::string& what, DType dtype, const Shape& shape, double moved,
+               int held, Make make) {
   const int64_t block = shape.numel() * size_of(dtype);
   list.push_back({id_of(what, dtype, shape), moved * static_cast<double>(block), 0, held * block,
                   std::move(make)});
 }
 
-void add_elementwise(std::vector<GpuCase>& list) {
-  const Shape shape{int64_t{1} << 26};
+void add_elementwise(Cases& list) {
+  const Shape shape{list.clipped(int64_t{1} << 26)};
   for (const DType t : {DType::f32, DType::bf16}) {
     add_mover(list, "add", t, shape, 3, 3, [=]() -> Run {
       return [a = noise(shape, 1, t), b = noise(shape, 2, t), y = room(shape, t)]() mutable {
@@ -75,9 +90,10 @@ void add_elementwise(std::vector<GpuCase>& list) {
   }
 }
 
-void add_rows(std::vector<GpuCase>& list) {
+void add_rows(Cases& list) {
   for (const DType t : {DType::f32, DType::bf16})
-    for (const Shape shape : {Shape{65536, 512}, Shape{4096, 8192}}) {
+    for (const Shape whole : {Shape{65536, 512}, Shape{4096, 8192}}) {
+      const Shape shape = list.clipped(whole);
       const int64_t n = shape[1];
       add_mover(list, "softmax_forward", t, shape, 2, 2, [=]() -> Run {
         return [x = noise(shape, 1, t), y = room(shape, t)]() mutable {
@@ -103,18 +119,19 @@ void add_rows(std::vector<GpuCase>& list) {
     int64_t tokens, classes;
     DType dtype;
   };
-  for (const auto [n, classes, t] :
-       {Logits{8192, 32768, DType::bf16}, Logits{944, 761, DType::f32}})
-    add_mover(list, "cross_entropy", t, {n, classes}, 2, 2, [n, classes, t]() -> Run {
+  for (const Logits& of : {Logits{8192, 32768, DType::bf16}, Logits{944, 761, DType::f32}}) {
+    const int64_t n = list.clipped(of.tokens), classes = list.clipped(of.classes);
+    add_mover(list, "cross_entropy", of.dtype, {n, classes}, 2, 2, [=, t = of.dtype]() -> Run {
       return [x = noise({n, classes}, 1, t), ids = class_ids(n, classes), loss = room({}),
               total = room({}), dx = room({n, classes}, t)]() mutable {
         kernels::cross_entropy(gpu(), x, ids, {}, -100, 0, loss.mut(), total.mut(), dx.mut());
       };
     });
+  }
 }
 
-void add_reductions(std::vector<GpuCase>& list) {
-  const Shape shape{int64_t{1} << 26};
+void add_reductions(Cases& list) {
+  const Shape shape{list.clipped(int64_t{1} << 26)};
   add_mover(list, "sum", DType::f32, shape, 1, 1, [=]() -> Run {
     return [x = noise(shape, 1), y = room({})]() mutable {
       const ConstView folded(x.view().data, {1, x.numel(), 1}, x.dtype());
@@ -129,8 +146,8 @@ void add_reductions(std::vector<GpuCase>& list) {
 }
 
 // Reads w, dw, m, v (and vmax); writes all but dw.
-void add_adam(std::vector<GpuCase>& list) {
-  const Shape shape{78'500'000};  // parameters of the report generator
+void add_adam(Cases& list) {
+  const Shape shape{list.clipped(78'500'000)};  // parameters of the report generator
   for (const bool amsgrad : {false, true})
     add_mover(list, amsgrad ? "adam_amsgrad" : "adam", DType::f32, shape, amsgrad ? 9 : 7,
               amsgrad ? 5 : 4, [=]() -> Run {
@@ -143,15 +160,16 @@ void add_adam(std::vector<GpuCase>& list) {
               });
 }
 
-void add_products(std::vector<GpuCase>& list) {
+void add_products(Cases& list) {
   struct Product {
     int64_t m, k, n;
     DType dtype;
   };
-  for (const auto p : {Product{8192, 8192, 8192, DType::bf16},
-                       {4096, 4096, 4096, DType::bf16},
-                       {944, 512, 512, DType::bf16},
-                       {4096, 4096, 4096, DType::f32}}) {
+  for (const Product& of : {Product{8192, 8192, 8192, DType::bf16},
+                            {4096, 4096, 4096, DType::bf16},
+                            {944, 512, 512, DType::bf16},
+                            {4096, 4096, 4096, DType::f32}}) {
+    const Product p{list.clipped(of.m), list.clipped(of.k), list.clipped(of.n), of.dtype};
     const auto size = static_cast<double>(size_of(p.dtype));
     const int64_t elements = p.m * p.k + p.n * p.k + p.m * p.n;
     list.push_back({id_of("linear", p.dtype, {p.m, p.k, p.n}), size * static_cast<double>(elements),
@@ -210,12 +228,14 @@ Run make_mlp(const MlpCase& c) {
   };
 }
 
-void add_fused_mlp(std::vector<GpuCase>& list) {
-  for (const MlpCase c : {MlpCase{64, 1 << 20, true}, MlpCase{64, 1 << 14, true},
-                          MlpCase{128, 1 << 20, true}, MlpCase{64, 1 << 20, false}})
+void add_fused_mlp(Cases& list) {
+  for (MlpCase c : {MlpCase{64, 1 << 20, true}, MlpCase{64, 1 << 14, true},
+                    MlpCase{128, 1 << 20, true}, MlpCase{64, 1 << 20, false}}) {
+    c.rows = list.clipped(c.rows);
     list.push_back(
         {id_of(c.train ? "fused_mlp_train" : "fused_mlp_forward", DType::bf16, {c.rows, c.width}),
          static_cast<double>(c.bytes()), c.flops(), c.bytes(), [c] { return make_mlp(c); }});
+  }
 }
 
 struct SimpleNet : nn::Module {
@@ -244,8 +264,8 @@ struct ToyStep {
 };
 
 // What the machine can do: the same bytes by the driver, and the shortest kernel.
-void add_ceilings(std::vector<GpuCase>& list) {
-  const Shape shape{int64_t{1} << 28};
+void add_ceilings(Cases& list) {
+  const Shape shape{list.clipped(int64_t{1} << 28)};
   add_mover(list, "ceiling_copy", DType::f32, shape, 2, 2, [=]() -> Run {
     return [x = noise(shape, 1), y = room(shape)]() mutable {
       PINION_REQUIRE(device,
@@ -268,21 +288,18 @@ std::string GpuCase::dtype() const {
 }
 std::string GpuCase::shape() const { return id.substr(id.rfind('/') + 1); }
 
-const std::vector<GpuCase>& gpu_cases() {
-  static const std::vector<GpuCase> list = [] {
-    std::vector<GpuCase> all;
-    add_ceilings(all);
-    add_elementwise(all);
-    add_rows(all);
-    add_reductions(all);
-    add_adam(all);
-    add_products(all);
-    add_fused_mlp(all);
-    all.push_back({id_of("toy_step", DType::f32, {32, 10}), 0, 0, 0,
-                   []() -> Run { return [toy = std::make_shared<ToyStep>()] { (*toy)(); }; }});
-    return all;
-  }();
-  return list;
+std::vector<GpuCase> gpu_cases(int64_t most) {
+  Cases list{{}, most};
+  add_ceilings(list);
+  add_elementwise(list);
+  add_rows(list);
+  add_reductions(list);
+  add_adam(list);
+  add_products(list);
+  add_fused_mlp(list);
+  list.push_back({id_of("toy_step", DType::f32, {32, 10}), 0, 0, 0,
+                  []() -> Run { return [toy = std::make_shared<ToyStep>()] { (*toy)(); }; }});
+  return std::move(list.all);
 }
 
 }  // namespace pinion::bench

@@ -22,6 +22,7 @@ struct GpuCase {
   std::string shape() const;  // the third
 };
 
-const std::vector<GpuCase>& gpu_cases();
+// With no extent above `most`: every case in miniature, for tests.
+std::vector<GpuCase> gpu_cases(int64_t most = INT64_MAX);
 
 }  // namespace pinion::bench

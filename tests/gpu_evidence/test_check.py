@@ -55,6 +55,15 @@ class Flow(unittest.TestCase):
         self.assertEqual(goals["cross_entropy"], "PASS")
         self.assertEqual(goals["cross_entropy_torch"], "PENDING")
 
+    def test_pytorch_that_fails_leaves_pinion_alone(self):
+        with mock.patch.object(phases, "probe", with_torch):
+            steps = [(with_torch, 9, ("full",)), *phases.PHASES[3:4], phases.PHASES[-1]]
+            with mock.patch.object(phases, "PHASES", steps):
+                status, record, done = self.run_check()
+        self.assertEqual((status, done["bench"]["state"]), (0, "ok"))
+        self.assertIn("5 rounds of 3 cases; round 0 of torch: expected", done["bench"]["why"])
+        self.assertEqual(len(record["bench"]), 3)
+
     def test_a_test_that_fails_is_named(self):
         status, record, done = self.run_check("quick", tests=("cuda_broken_test.cpp",))
         self.assertEqual((status, done["correctness"]["state"]), (1, "failed"))
@@ -77,6 +86,13 @@ class Flow(unittest.TestCase):
     def test_a_spent_budget_skips(self):
         _, _, done = self.run_check(budget=1)
         self.assertEqual(done["correctness"]["why"], "the budget is spent")
+
+
+def with_torch(self, limit):
+    """A probe that finds a PyTorch, which will then not start."""
+    self.has_device = self.has_torch = True
+    self.tools = {}
+    return "ok", ""
 
 
 original = check.Check.run_phase

@@ -197,28 +197,34 @@ def bench(check, limit):
         for command in (ours, peer):
             would_run(check, command)
         return "skipped", f"no device; {len(ids)} cases, {len(known)} of them beside PyTorch"
-    end, longest, outputs = check.children.left() - limit, 0.0, []
+    end, longest, outputs, notes = check.children.left() - limit, 0.0, [], []
+    programs = {"pinion": ours} | ({"torch": peer} if check.has_torch else {})
+    if not check.has_torch:
+        notes.append("without PyTorch, which is not here")
     for turn in range(records.ROUNDS):
         seconds = 0.0
-        for name, command in (("pinion", ours), ("torch", peer)):
-            if name == "torch" and not check.has_torch:
-                continue
+        for name, command in list(programs.items()):
             out = check.out / f"round-{turn}-{name}.json"
-            flag = [f"--out={out}"] if name == "pinion" else ["--out", out]
-            child = check.children.run(command + flag, check.children.left() - end)
+            child = check.children.run(command + [f"--out={out}"], check.children.left() - end)
             seconds += child.seconds
-            if child.status != 0:
-                return ("failed" if name == "pinion" else "skipped"), (
-                    f"round {turn} of {name}: expected status 0, got {child.status}: {child.last}"
-                )
-            outputs.append(json.loads(out.read_text()))
+            if child.status == 0:
+                outputs.append(json.loads(out.read_text()))
+                continue
+            said = f"round {turn} of {name}: expected status 0, got {child.status}: {child.last}"
+            if name == "pinion":
+                return "failed", said
+            notes.append(said)  # and Pinion goes on alone: pairs are of the rounds before
+            del programs[name]
         longest = max(longest, seconds)
         check.record["bench"] = records.merge(outputs)
         check.save()
         if check.children.left() - end < 1.2 * longest and turn + 1 < records.ROUNDS:
-            return "ok", f"{turn + 1} rounds of {records.ROUNDS}: no time for another"
-    beside = "beside PyTorch" if check.has_torch else "without PyTorch, which is not here"
-    return "ok", f"{records.ROUNDS} rounds, {len(ids)} cases, {beside}"
+            notes.append("no time for another round")
+            break
+    failed = sorted({case for out in outputs for case in out.get("failed", {})})
+    if failed:
+        notes.append(f"PyTorch could not run {', '.join(failed)}")
+    return "ok", "; ".join([f"{turn + 1} rounds of {len(ids)} cases", *notes])
 
 
 # --- 4: what the profiler's counters say ---

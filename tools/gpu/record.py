@@ -129,7 +129,7 @@ AT_MOST = ("time_us", "host_us")  # metrics of which less is better
 
 
 def anchor_of(goal, record):
-    """The opponent's time from elsewhere, on the same kind of device but not in the same command."""
+    """The opponent's time from elsewhere: the same kind of device, but not the same command."""
     if goal["metric"] != "ratio":
         return None
     wanted = (goal["bench"], goal["opponent"])
