@@ -44,18 +44,18 @@ TEST_F(NoCudaDevice, EveryWayToOneSaysWhatIsMissing) {
     return text.starts_with("cuda: expected an NVIDIA driver") ||
            text.starts_with("cuda: expected a CUDA device, found none");
   };
-  EXPECT_EQ(device_error([] { parse_device("cuda"); }),
+  EXPECT_EQ(device_error([] { return parse_device("cuda"); }),
             "device: cuda:0 asked for, found 0 CUDA devices");
 #else
   const auto expected = [](const std::string& text) {
     return text.find("no CUDA backend") != std::string::npos;
   };
-  EXPECT_PRED1(expected, device_error([] { parse_device("cuda"); }));
+  EXPECT_PRED1(expected, device_error([] { return parse_device("cuda"); }));
 #endif
   for (int i = 0; i < 2; ++i) {
     EXPECT_PRED1(expected, device_error([] { cuda_context(0); }));
-    EXPECT_PRED1(expected, device_error([&] { Tensor({2}, DType::f32, kCuda); }));
-    EXPECT_PRED1(expected, device_error([&] { Tensor::full({2}, 1).to(kCuda); }));
+    EXPECT_PRED1(expected, device_error([&] { return Tensor({2}, DType::f32, kCuda); }));
+    EXPECT_PRED1(expected, device_error([&] { return Tensor::full({2}, 1).to(kCuda); }));
   }
   EXPECT_EQ(Tensor::full({2}, 3).values<float>(), (std::vector<float>{3, 3}));
 }

@@ -104,6 +104,12 @@ def forced_device(self, phase, limit):
 
 
 class Libraries(unittest.TestCase):
+    def test_a_linked_library_of_cuda_is_refused(self):
+        bundles.check_linked("it", ["libc.so.6", "libfmt.so.9"])
+        for name in ("libcuda.so.1", "libcublasLt.so.13", "libcudnn_graph.so.9", "libnccl.so.2"):
+            with self.assertRaisesRegex(bundles.Failure, f"got {name}"):
+                bundles.check_linked("it", ["libc.so.6", name])
+
     def test_a_library_that_does_not_load_is_given_up(self):
         refuses = '#!/bin/sh\n[ ! -e "$(dirname "$0")/../lib/libstdc++.so.6" ]\n'
         for program, kept in ((refuses, False), ("#!/bin/sh\n", True)):

@@ -27,6 +27,9 @@ FILES = (
 # Of the C library, which every system has and none can bring along.
 SYSTEM = re.compile(r"^(linux-vdso|ld-linux|lib(c|m|dl|rt|pthread|util|resolv)\.so)")
 
+# Opened at run time where they are wanted, so that a machine without them loses nothing.
+NEVER_LINKED = re.compile(r"^lib(cuda|cudart|cublas|cublasLt|cudnn\w*|nccl)\.so")
+
 
 class Failure(Exception):
     """What was expected, and what came instead."""
@@ -49,6 +52,13 @@ def libraries(program):
         if m := re.match(r"\s*(\S+) => (\S+)", line):
             out[m[1]] = pathlib.Path(m[2])
     return out
+
+
+def check_linked(program, names):
+    """A program must start on a machine without a driver and without CUDA's libraries."""
+    for name in names:
+        if NEVER_LINKED.match(name):
+            raise Failure(f"{program}: expected no library of CUDA to be linked, got {name}")
 
 
 def git(*command):
@@ -90,7 +100,9 @@ def fill(folder, build):
         if not program.exists():
             raise Failure(f"{program}: expected this program, found none; build the cuda preset "
                           "with -DPINION_BENCH=ON")  # fmt: skip
-        needed |= libraries(program)
+        own = libraries(program)
+        check_linked(program, own)
+        needed |= own
         shutil.copy2(program, folder / "bin" / name)
         run("strip", folder / "bin" / name)
     for name, path in needed.items():
