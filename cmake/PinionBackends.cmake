@@ -29,6 +29,29 @@ if(NOT PINION_CUDA STREQUAL "OFF")
   endif()
 endif()
 
+# What a target with CUDA sources is compiled with.
+function(pinion_cuda_settings target)
+  target_compile_definitions(${target} PUBLIC PINION_WITH_CUDA)
+  target_link_libraries(${target} PUBLIC CUDA::cudart_static)
+  # CMake 3.25 knows CUDA dialects up to 17 only, so the flag is spelled out. The suppressed
+  # warnings are about host lambdas that functions marked for both sides call, on the host only.
+  set(flags -std=c++20 -Xcompiler=-Wall,-Wno-unknown-pragmas
+    -diag-suppress=20011,20012,20013,20014,20015)
+  target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:${flags}>")
+endfunction()
+
+# Files that end in _sm90a.cu have instructions that only this architecture has; the host calls them
+# where the device is one.
+function(pinion_add_sm90a_sources target)
+  add_library(${target}_sm90a OBJECT ${ARGN})
+  pinion_settings(${target}_sm90a)
+  target_include_directories(${target}_sm90a PRIVATE
+    ${PROJECT_BINARY_DIR}/include ${PROJECT_BINARY_DIR}/tree)
+  set_target_properties(${target}_sm90a PROPERTIES CUDA_ARCHITECTURES 90a-real)
+  pinion_cuda_settings(${target}_sm90a)
+  target_sources(${target} PRIVATE $<TARGET_OBJECTS:${target}_sm90a>)
+endfunction()
+
 # Adds the sources, definitions and libraries of the backends that were found.
 function(pinion_add_backends target)
   if(PINION_WITH_ONEDNN)
@@ -38,13 +61,11 @@ function(pinion_add_backends target)
   if(PINION_WITH_CUDA)
     file(GLOB sources CONFIGURE_DEPENDS
       ${PROJECT_SOURCE_DIR}/kernels/cuda/*.cpp ${PROJECT_SOURCE_DIR}/kernels/cuda/*.cu)
+    set(sm90a ${sources})
+    list(FILTER sources EXCLUDE REGEX "_sm90a\\.cu$")
+    list(FILTER sm90a INCLUDE REGEX "_sm90a\\.cu$")
     target_sources(${target} PRIVATE ${sources})
-    target_compile_definitions(${target} PUBLIC PINION_WITH_CUDA)
-    target_link_libraries(${target} PUBLIC CUDA::cudart_static)
-    # CMake 3.25 knows CUDA dialects up to 17 only, so the flag is spelled out. The suppressed
-    # warnings are about host lambdas that functions marked for both sides call, on the host only.
-    set(flags -std=c++20 -Xcompiler=-Wall,-Wno-unknown-pragmas
-      -diag-suppress=20011,20012,20013,20014,20015)
-    target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:${flags}>")
+    pinion_cuda_settings(${target})
+    pinion_add_sm90a_sources(${target} ${sm90a})
   endif()
 endfunction()

@@ -56,6 +56,16 @@ std::string version_text(int version) {
   fail(ErrorKind::device, {"cuda: expected a device index in [0, ", found.count, "), got ", index});
 }
 
+// 90 for 9.0.
+int capability_of(int index) {
+  int major = 0, minor = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index),
+        "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index),
+        "cudaDeviceGetAttribute");
+  return major * 10 + minor;
+}
+
 struct Slot {
   std::once_flag once;
   CudaContext context{};
@@ -88,6 +98,7 @@ const CudaContext& context(int index) {
   Slot& slot = slots()[index];
   std::call_once(slot.once, [&] {
     slot.context.device = index;
+    slot.context.capability = capability_of(index);
     check(cudaStreamCreateWithFlags(&slot.context.stream, cudaStreamNonBlocking),
           "cudaStreamCreateWithFlags");
     slot.context.workspace = new kernels::cuda::Workspace(slot.context.stream);

@@ -16,6 +16,7 @@ class Workspace;  // kernels/cuda/workspace.h
 
 struct CudaContext {
   int device;
+  int capability;       // 90 is 9.0
   cudaStream_t stream;  // kernels of one device run in its order
   kernels::cuda::Workspace* workspace;
 };

@@ -16,9 +16,12 @@ namespace pinion::kernels::cuda {
 #ifdef __CUDACC__
 #define PINION_CALLER
 #define PINION_OF_CALLER
+#define PINION_REPORTS_ITSELF
 #else
 #define PINION_CALLER , cudasim::Site site = cudasim::Site::here()
 #define PINION_OF_CALLER , site
+// On a function that tells the simulator of its accesses, which sees no others of it.
+#define PINION_REPORTS_ITSELF __attribute__((no_sanitize("thread")))
 #endif
 
 inline constexpr unsigned kFullWarp = 0xffffffffu;
@@ -34,16 +37,17 @@ struct alignas(sizeof(T) * N) Pack {
 };
 
 template <int N, class T>
-__device__ __forceinline__ Pack<T, N> load_pack(const T* p PINION_CALLER) {
+PINION_REPORTS_ITSELF __device__ __forceinline__ Pack<T, N> load_pack(const T* p PINION_CALLER) {
 #ifndef __CUDACC__
-  cudasim::check_alignment(p, sizeof(T) * N, site);
+  cudasim::touch_pack(p, sizeof(T) * N, false, site);
 #endif
   return *reinterpret_cast<const Pack<T, N>*>(p);
 }
 template <int N, class T>
-__device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack PINION_CALLER) {
+PINION_REPORTS_ITSELF __device__ __forceinline__ void store_pack(
+    T* p, const Pack<T, N>& pack PINION_CALLER) {
 #ifndef __CUDACC__
-  cudasim::check_alignment(p, sizeof(T) * N, site);
+  cudasim::touch_pack(p, sizeof(T) * N, true, site);
 #endif
   *reinterpret_cast<Pack<T, N>*>(p) = pack;
 }
@@ -54,7 +58,7 @@ __device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack PINION_C
 template <class T>
 __device__ __forceinline__ T* dynamic_shared() {
 #ifdef __CUDACC__
-  extern __shared__ __align__(128) unsigned char pinion_dynamic_shared[];
+  extern __shared__ __align__(1024) unsigned char pinion_dynamic_shared[];
   return reinterpret_cast<T*>(pinion_dynamic_shared);
 #else
   return static_cast<T*>(cudasim::dynamic_shared(alignof(T), cudasim::Site::here()));
