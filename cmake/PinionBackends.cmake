@@ -40,10 +40,16 @@ function(pinion_cuda_settings target)
   target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:${flags}>")
 endfunction()
 
-# Files that end in _sm90a.cu have instructions that only this architecture has; the host calls them
-# where the device is one.
-function(pinion_add_sm90a_sources target)
-  add_library(${target}_sm90a OBJECT ${ARGN})
+# Files that end in _sm90a.cu have instructions that only this architecture has, and are compiled
+# for it alone; the host calls them where the device is one.
+function(pinion_add_cuda_sources target)
+  set(sources ${ARGN})
+  set(sm90a ${ARGN})
+  list(FILTER sources EXCLUDE REGEX "_sm90a\\.cu$")
+  list(FILTER sm90a INCLUDE REGEX "_sm90a\\.cu$")
+  target_sources(${target} PRIVATE ${sources})
+  pinion_cuda_settings(${target})
+  add_library(${target}_sm90a OBJECT ${sm90a})
   pinion_settings(${target}_sm90a)
   target_include_directories(${target}_sm90a PRIVATE
     ${PROJECT_BINARY_DIR}/include ${PROJECT_BINARY_DIR}/tree)
@@ -61,11 +67,6 @@ function(pinion_add_backends target)
   if(PINION_WITH_CUDA)
     file(GLOB sources CONFIGURE_DEPENDS
       ${PROJECT_SOURCE_DIR}/kernels/cuda/*.cpp ${PROJECT_SOURCE_DIR}/kernels/cuda/*.cu)
-    set(sm90a ${sources})
-    list(FILTER sources EXCLUDE REGEX "_sm90a\\.cu$")
-    list(FILTER sm90a INCLUDE REGEX "_sm90a\\.cu$")
-    target_sources(${target} PRIVATE ${sources})
-    pinion_cuda_settings(${target})
-    pinion_add_sm90a_sources(${target} ${sm90a})
+    pinion_add_cuda_sources(${target} ${sources})
   endif()
 endfunction()

@@ -16,6 +16,9 @@ int device_count();
 // current device. Throws Error (device) without a driver, without a device, or with no such index.
 const CudaContext& context(int index);
 
+// The compute capability of device `index`: 90 is 9.0.
+int capability(int index);
+
 // Null when the device is out of memory; throws Error (device) for anything else. Zero bytes give a
 // valid pointer. Frees and copies wait for the device's stream, so a block may be released, and its
 // contents read, as soon as the kernels that use it are launched.

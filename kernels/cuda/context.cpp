@@ -106,6 +106,8 @@ const CudaContext& context(int index) {
   return slot.context;
 }
 
+int capability(int index) { return context(index).capability; }
+
 void* allocate(int index, int64_t bytes) {
   context(index);
   void* data = nullptr;

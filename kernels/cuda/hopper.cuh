@@ -118,7 +118,7 @@ __device__ __forceinline__ uint64_t describe_tile(const void* start,
 
 // The compiler moves no use of the sums past this.
 template <int kSums>
-__device__ __forceinline__ void pin(float (&sums)[kSums]) {
+__device__ __forceinline__ void pin([[maybe_unused]] float (&sums)[kSums]) {
 #ifdef __CUDACC__
 #pragma unroll
   for (int i = 0; i < kSums; ++i) asm volatile("" : "+f"(sums[i])::"memory");

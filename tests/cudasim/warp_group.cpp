@@ -80,9 +80,9 @@ void read_operands(GroupProduct& product) {
     for (int j = 0; j < form.columns; ++j)
       right[static_cast<size_t>(j)] = b.element(j, k, form.widen, product.site);
     for (int i = 0; i < kGroupRows; ++i) {
-      const float left = a.element(i, k, form.widen, product.site);
+      const float value = a.element(i, k, form.widen, product.site);
       float* row = product.values.data() + i * form.columns;
-      for (int j = 0; j < form.columns; ++j) row[j] += left * right[static_cast<size_t>(j)];
+      for (int j = 0; j < form.columns; ++j) row[j] += value * right[static_cast<size_t>(j)];
     }
   }
 }
