@@ -46,7 +46,7 @@ __device__ __forceinline__ void produce(Ring& ring, const CUtensorMap* a, const 
                                         Place place, int steps) {
   for (int step = 0; step < steps; ++step) {
     const int stage = step % kStages, round = step / kStages;
-    wait_for_phase(&ring.empty[stage], round + 1 & 1);
+    wait_for_phase(&ring.empty[stage], (round + 1) & 1);
     uint64_t* full = &ring.full[stage];
     arrive_expecting(full, 2 * kTileBytes);
     load_operand<kAcrossA>(ring.a[stage], a, place.row, step * kDepth, place.matrix, full);
@@ -68,7 +68,7 @@ __device__ __forceinline__ void consume(Ring& ring, int group, int steps,
   const bool speaks = threadIdx.x % kWarp == 0;  // for its warp
   for (int step = 0; step < steps; ++step) {
     const int stage = step % kStages;
-    wait_for_phase(&ring.full[stage], step / kStages & 1);
+    wait_for_phase(&ring.full[stage], (step / kStages) & 1);
     begin_products(sums);
 #pragma unroll
     for (int k = 0; k < kDepth; k += 16)

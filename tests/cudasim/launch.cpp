@@ -120,6 +120,9 @@ void check_block_end(const Block& block) {
            {});
   };
   if (block.dynamic) check(*block.dynamic, "dynamic");
+  for (const auto& [at, barrier] : block.phase_barriers)
+    if (barrier.unseen.line)
+      fail(Fault::async, "a block ends that has not waited for a tile", barrier.unseen);
   for (const auto& [tag, memory] : block.named) check(*memory, "a block's");
 }
 
@@ -138,7 +141,7 @@ void run_wave(const std::vector<uint64_t>& order, size_t first) {
   run_resident();
   if (m.error) std::rethrow_exception(std::exchange(m.error, nullptr));
   if (!m.alive && !m.tiles.empty())
-    fail(Fault::async, "a block ends while a tile is on its way to it", m.tiles.front().site);
+    fail(Fault::async, "a block ends that has not waited for a tile", m.tiles.front().site);
   if (m.alive) fail(Fault::deadlock, "deadlock: no thread can run" + waiting_threads(), {});
   for (const Block& block : m.blocks) check_block_end(block);
 }

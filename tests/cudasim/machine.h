@@ -62,6 +62,7 @@ struct PhaseBarrier {
   int64_t bytes = 0;       // that are expected and not there yet
   bool published = false;  // to copies
   const Thread* maker = nullptr;
+  Site unseen;  // the copy of a tile that has landed since anybody has waited here
   std::vector<Thread*> waiting;
 };
 

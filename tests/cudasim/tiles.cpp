@@ -86,6 +86,7 @@ void land(const TileCopy& copy) {
     PhaseBarrier& barrier = barrier_at(copy.barrier, AccessKind::atomic, copy.site);
     if (watcher) watcher->arrives(copy.barrier);
     barrier.bytes -= static_cast<int64_t>(bytes);
+    barrier.unseen = copy.site;
     end_phase_if_complete(copy.barrier, barrier);
   } catch (...) {
     if (!machine.error) machine.error = std::current_exception();
@@ -149,6 +150,7 @@ void wait_for_phase(uint64_t* at, int parity, Site site) {
   for (;;) {
     PhaseBarrier& barrier = barrier_at(at, AccessKind::atomic, site);
     if (barrier.parity != parity) {
+      barrier.unseen = {};
       if (watcher) watcher->phase_waited(at);
       return;
     }
