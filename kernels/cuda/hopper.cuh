@@ -77,15 +77,6 @@ __device__ __forceinline__ void wait_for_phase(uint64_t* barrier, int parity PIN
 #endif
 }
 
-// Waits for the first `threads` threads of the block to call it with the same id, 1 to 15.
-__device__ __forceinline__ void meet(int id, int threads PINION_CALLER) {
-#ifdef __CUDACC__
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-#else
-  cudasim::block_barrier(id, threads, false, "bar.sync", site);
-#endif
-}
-
 // --- tiles ---
 
 // Starts the copy of the map's box from (column, line, matrix) on, zeros beyond the extents; the
