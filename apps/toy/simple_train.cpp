@@ -75,6 +75,19 @@ Data table_data(const Options& o) {
   return data;
 }
 
+void finish_epoch(const Options& o, const EpochFigures& figures, RunFigures& run,
+                  accel::Tracker& tracker) {
+  run.epochs.push_back(figures);
+  const auto epoch = static_cast<int64_t>(run.epochs.size());
+  tracker.log({{"epoch", epoch}, {"loss", figures.loss}, {"accuracy", figures.accuracy}});
+  apps::print(fmt::format("Epoch {}/{}, Loss: {:.4f}, Accuracy: {:.2f}%\n", epoch, o.epochs,
+                          figures.loss, 100 * figures.accuracy));
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
 RunFigures train_model(const Options& o, const accel::TensorDataset& data, SimpleNet& model,
                        accel::Tracker& tracker) {
   accel::DataLoader loader(data, {.batch_size = o.batch_size,
@@ -110,13 +123,22 @@ RunFigures train_model(const Options& o, const accel::TensorDataset& data, Simpl
       progress.step(loss.item());
     }
 
-    run.epochs.push_back({mean_loss.value(), accuracy.value()});
-    tracker.log({{"epoch", epoch}, {"loss", mean_loss.value()}, {"accuracy", accuracy.value()}});
     progress.erase();
-    apps::print(fmt::format("Epoch {}/{}, Loss: {:.4f}, Accuracy: {:.2f}%\n", epoch, o.epochs,
-                            mean_loss.value(), 100 * accuracy.value()));
+    finish_epoch(o, {mean_loss.value(), accuracy.value()}, run, tracker);
   }
-  run.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  run.seconds = seconds_since(start);
+  return run;
+}
+
+// The same model and optimizer, but all epochs in one call: on a GPU, in one launch.
+RunFigures train_model_fused(const Options& o, const accel::TensorDataset& data, SimpleNet& model,
+                             accel::Tracker& tracker) {
+  RunFigures run{{}, model.parameter_count(), data.size(), 0};
+  const auto start = std::chrono::steady_clock::now();
+  const auto epochs = optim::train_fused(model.fc1, model.fc2, data.features().to(o.device),
+                                         data.labels().to(o.device), fused_run_options(o));
+  run.seconds = seconds_since(start);
+  for (const optim::FusedEpoch& e : epochs) finish_epoch(o, {e.loss, e.accuracy}, run, tracker);
   return run;
 }
 
@@ -142,7 +164,8 @@ int train(const Options& o) {
 
   make_dirs(o.output_dir);
   accel::JsonlTracker tracker(o.output_dir + "/metrics.jsonl", accel::TrackerStart::replace);
-  const RunFigures run = train_model(o, data.train, model, tracker);
+  const auto train_by = o.engine == "fused" ? train_model_fused : train_model;
+  const RunFigures run = train_by(o, data.train, model, tracker);
   PINION_REQUIRE(non_finite, std::isfinite(run.epochs.back().loss),
                  "training: expected a finite loss, got ", run.epochs.back().loss,
                  " (a smaller --lr may help)");
