@@ -5,6 +5,21 @@
 
 #include "pinion/kernels/kernels.h"
 
+#define PINION_KERNEL(name, ...)              \
+  namespace rung_scalar {                     \
+  void name(const CpuContext&, __VA_ARGS__);  \
+  }                                           \
+  namespace rung_avx2 {                       \
+  void name(const CpuContext&, __VA_ARGS__);  \
+  }                                           \
+  namespace rung_avx512 {                     \
+  void name(const CpuContext&, __VA_ARGS__);  \
+  }                                           \
+  namespace cuda {                            \
+  void name(const CudaContext&, __VA_ARGS__); \
+  }                                           \
+  inline constexpr Kernel<void(__VA_ARGS__)> name{PINION_RUNGS(name) PINION_CUDA_ENTRY(name)};
+
 namespace pinion::kernels {
 
 // Whole training runs of M models of one shape, linear(relu(linear(x))) with cross-entropy and
@@ -25,21 +40,6 @@ struct ToyTrainArgs {
   View loss;          // [M, epochs] f64: the mean over the steps of their mean losses
   View correct;       // [M, epochs] i64: samples whose target was the first largest logit
 };
-
-#define PINION_KERNEL(name, ...)              \
-  namespace rung_scalar {                     \
-  void name(const CpuContext&, __VA_ARGS__);  \
-  }                                           \
-  namespace rung_avx2 {                       \
-  void name(const CpuContext&, __VA_ARGS__);  \
-  }                                           \
-  namespace rung_avx512 {                     \
-  void name(const CpuContext&, __VA_ARGS__);  \
-  }                                           \
-  namespace cuda {                            \
-  void name(const CudaContext&, __VA_ARGS__); \
-  }                                           \
-  inline constexpr Kernel<void(__VA_ARGS__)> name{PINION_RUNGS(name) PINION_CUDA_ENTRY(name)};
 
 // clang-format off
 
