@@ -9,6 +9,18 @@
 
 namespace pinion::kernels {
 
+// The halves of products of 32-bit words, which are one word, or a register of them on the CPU.
+template <class Words>
+struct WordProduct {
+  Words high, low;
+};
+struct MultiplyWords {
+  PINION_INLINE WordProduct<uint32_t> operator()(uint32_t a, uint32_t factor) const {
+    const uint64_t product = uint64_t{factor} * a;
+    return {static_cast<uint32_t>(product >> 32), static_cast<uint32_t>(product)};
+  }
+};
+
 class Permutation {
  public:
   static constexpr int64_t kMost = int64_t{1} << 31;  // elements
@@ -19,13 +31,30 @@ class Permutation {
     low_ = (bits_ + 1) / 2;
     rounds_ = bits_ < kFewBits ? 24 : 12;
   }
+  PINION_INLINE uint32_t size() const { return n_; }
 
   // The element at position i of [0, n): fewer than two turns of the network on average.
   PINION_INLINE int64_t operator()(int64_t i) const {
     uint32_t at = static_cast<uint32_t>(i);
-    do at = once(at);
+    do at = turn(at, MultiplyWords{});
     while (at >= n_);
     return at;
+  }
+
+  // A permutation of [0, 2^bits), the least power of two that is not below n: the halves of an
+  // index take turns at changing each other.
+  template <class Words, class Multiply>
+  PINION_INLINE Words turn(Words at, Multiply times) const {
+    const uint32_t low_mask = (uint32_t{1} << low_) - 1;
+    const uint32_t high_mask = (uint32_t{1} << (bits_ - low_)) - 1;
+    Words low = at & low_mask, high = at >> low_;
+    for (uint32_t round = 0; round < rounds_; round += 4) {
+      high ^= mixed(low, round, key_.v[0], times) & high_mask;
+      low ^= mixed(high, round + 1, key_.v[1], times) & low_mask;
+      high ^= mixed(low, round + 2, key_.v[2], times) & high_mask;
+      low ^= mixed(high, round + 3, key_.v[3], times) & low_mask;
+    }
+    return high << low_ | low;
   }
 
  private:
@@ -34,28 +63,16 @@ class Permutation {
   static constexpr int kFewBits = 6;
 
   // Four rounds of Philox-2x32 (Salmon et al., SC 2011) on the counter (x, round).
-  PINION_INLINE static uint32_t mixed(uint32_t x, uint32_t round, uint32_t key) {
-    uint32_t y = round;
+  template <class Words, class Multiply>
+  PINION_INLINE static Words mixed(Words x, uint32_t round, uint32_t key, Multiply times) {
+    Words y = Words{} + round;
     for (int i = 0; i < 4; ++i) {
-      const uint64_t product = uint64_t{0xd256d193u} * x;
-      x = static_cast<uint32_t>(product >> 32) ^ key ^ y;
-      y = static_cast<uint32_t>(product);
+      const auto product = times(x, 0xd256d193u);
+      x = product.high ^ y ^ key;
+      y = product.low;
       key += 0x9e3779b9u;
     }
     return x;
-  }
-  // A permutation of [0, 2^bits): the halves take turns at changing each other.
-  PINION_INLINE uint32_t once(uint32_t at) const {
-    const uint32_t low_mask = (uint32_t{1} << low_) - 1;
-    const uint32_t high_mask = (uint32_t{1} << (bits_ - low_)) - 1;
-    uint32_t low = at & low_mask, high = at >> low_;
-    for (uint32_t round = 0; round < rounds_; round += 4) {
-      high ^= mixed(low, round, key_.v[0]) & high_mask;
-      low ^= mixed(high, round + 1, key_.v[1]) & low_mask;
-      high ^= mixed(low, round + 2, key_.v[2]) & high_mask;
-      low ^= mixed(high, round + 3, key_.v[3]) & low_mask;
-    }
-    return high << low_ | low;
   }
 
   uint32_t n_, rounds_;

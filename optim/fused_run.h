@@ -28,7 +28,7 @@ struct FusedEpoch {
 // classes, all on the device of the model. Equal, but for rounding, to cross_entropy, backward and
 // Adam::step on the batches of every epoch, whose samples come in the order of
 // kernels::Permutation. On CUDA: up to 32 features, 64 hidden units, 16 classes, and as many
-// samples as shared memory holds (about 3000 of 10 features); Error (device) says what fits.
+// samples as shared memory holds (about 3900 of 10 features); Error (device) says what fits.
 std::vector<FusedEpoch> train_fused(nn::Linear& first, nn::Linear& second, const Tensor& x,
                                     const Tensor& target, const FusedRunOptions& options);
 

@@ -47,14 +47,17 @@ TEST(Permutation, OfLargeSizesStaysInsideAndRepeatsNothing) {
   }
 }
 
-TEST(Permutation, AnyPartOfItIsThatPart) {
+TEST(Permutation, AnyPartIsThatPartOnEveryRung) {
   const std::vector<int64_t> all = order(5000, {5, 6, 7});
   const std::vector<int64_t> part = order(5000, {5, 6, 7}, 1234, 2222);
   EXPECT_TRUE(std::equal(part.begin(), part.end(), all.begin() + 1234));
-  for (const int threads : {1, 4}) {
-    const CpuContextGuard guard(threads);
-    EXPECT_EQ(order(5000, {5, 6, 7}), all);
-  }
+  for (int isa = 0; isa <= int(best_isa()); ++isa)
+    for (const int threads : {1, 4}) {
+      const CpuContextGuard guard(threads, Isa(isa));
+      EXPECT_EQ(order(5000, {5, 6, 7}), all) << "rung " << isa << ", " << threads << " threads";
+    }
+  const Permutation permutation(5000, {5, 6, 7});
+  for (int64_t i = 0; i < 5000; ++i) ASSERT_EQ(permutation(i), all[static_cast<size_t>(i)]);
 }
 
 TEST(Permutation, KeepsItsNumbers) {

@@ -1,19 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shuffled orders of samples, and batches gathered by them.
 #include "pinion/kernels/convert.h"
+#include "pinion/kernels/cpu/permutation_lanes.h"
 #include "pinion/kernels/cpu/row.h"
 #include "pinion/kernels/kernels_toy.h"
 #include "pinion/kernels/lookup.h"
-#include "pinion/kernels/permutation.h"
 
 namespace pinion::kernels::PINION_RUNG {
 
 void permute(const CpuContext& ctx, int64_t n, PhiloxKey key, int64_t first, View order) {
   const Permutation permutation(n, key);
   int64_t* out = order.as<int64_t>();
-  constexpr int64_t kCost = 64;  // element-operations that an index is worth
+  constexpr int64_t L = kLanes<uint32_t>, kCost = 16;  // element-operations for an index
   for_rows(ctx, order.numel(), kCost, [=](int64_t begin, int64_t end, int64_t) {
-    for (int64_t i = begin; i < end; ++i) out[i] = permutation(first + i);
+    for (int64_t i = begin; i < end; i += L) {
+      const Words words = permuted_lanes(permutation, first + i);
+      const int64_t count = smaller(L, end - i);
+      for (int64_t l = 0; l < count; ++l) out[i + l] = words[l];
+    }
   });
 }
 

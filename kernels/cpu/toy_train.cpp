@@ -2,11 +2,11 @@
 // Whole training runs of small classifiers, one thread for each model. Lanes are hidden units, so
 // that a weight matrix is read as it lies in a transposed copy and only logits are summed across
 // lanes; four samples share each weight that is loaded.
+#include "pinion/kernels/cpu/permutation_lanes.h"
 #include "pinion/kernels/cpu/row.h"
 #include "pinion/kernels/cpu/scratch.h"
 #include "pinion/kernels/kernels_toy.h"
 #include "pinion/kernels/optim.h"
-#include "pinion/kernels/permutation.h"
 
 namespace pinion::kernels::PINION_RUNG {
 namespace {
@@ -15,6 +15,26 @@ constexpr int64_t L = kLanes<float>;
 constexpr int kRows = 4;  // samples taken together
 
 PINION_INLINE int64_t padded(int64_t n) { return (n + L - 1) / L * L; }
+
+// The order of an epoch, read from front to back.
+class Order {
+ public:
+  explicit Order(const Permutation& permutation) : permutation_(permutation) {}
+  PINION_INLINE int64_t operator()(int64_t position) {
+    if (position >= end_) {
+      for (int64_t at = 0; at < kAhead; at += kLanes<uint32_t>)
+        store(ahead_ + at, permuted_lanes(permutation_, end_ + at));
+      end_ += kAhead;
+    }
+    return ahead_[position % kAhead];
+  }
+
+ private:
+  static constexpr int64_t kAhead = 64;  // positions; a multiple of all registers' lanes
+  Permutation permutation_;
+  int64_t end_ = 0;
+  uint32_t ahead_[kAhead];
+};
 
 struct Dims {
   int64_t samples, features, hidden, classes;
@@ -152,7 +172,7 @@ struct Model {
   }
 
   // One step over the samples at [begin, end) of the epoch's order.
-  void step(const Permutation& order, int64_t begin, int64_t end, const AdamUpdate<float>& update) {
+  void step(Order& order, int64_t begin, int64_t end, const AdamUpdate<float>& update) {
     const float share = 1.0f / static_cast<float>(end - begin);
     const int64_t stride = padded(dims.classes);
     const auto* data = args.x.as<float>();
@@ -184,7 +204,7 @@ struct Model {
     adam.lr = args.lr.as<double>()[index];
     adam.step = 0;
     for (int64_t e = 0; e < args.epochs; ++e) {
-      const Permutation order(dims.samples, {seed, args.stream, static_cast<uint64_t>(e)});
+      Order order(Permutation(dims.samples, {seed, args.stream, static_cast<uint64_t>(e)}));
       loss = 0, correct = 0;
       for (int64_t at = 0; at < dims.samples; at += args.batch) {
         ++adam.step;

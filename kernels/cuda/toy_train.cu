@@ -338,9 +338,10 @@ void run_models(const CudaContext& ctx, const Run& run, int64_t models, int64_t 
   using Form = Trainer<kFeatures, kPerLane, kClasses>;
   const int64_t steps = (samples + run.batch - 1) / run.batch;
   const int64_t bytes = Form::shared_bytes(samples, steps);
-  const int64_t fixed = Form::shared_bytes(0, 0), each = Form::shared_bytes(1, 0) - fixed;
+  const int64_t room = kMostShared - Form::shared_bytes(0, 0);
+  const int64_t of_batch = Form::shared_bytes(run.batch, 1) - Form::shared_bytes(0, 0);
   PINION_REQUIRE(device, bytes <= kMostShared, "toy_train on CUDA: expected data that fits ",
-                 kMostShared, " bytes of shared memory, about ", (kMostShared - fixed) / each,
+                 kMostShared, " bytes of shared memory, about ", room * run.batch / of_batch,
                  " samples of ", run.features, " features with ", run.hidden, " hidden units and ",
                  run.classes, " classes, got ", samples, " samples", kInstead);
   Run plan = run;
