@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Looks for what Pinion can use but does not need: CUDA and oneDNN. AUTO takes what is there, ON
 # fails where it is not; cmake/PinionSummary.cmake says what was chosen.
+include(PinionNvidia)
 
 set(PINION_WITH_ONEDNN OFF)
 if(NOT PINION_ONEDNN STREQUAL "OFF")
@@ -23,6 +24,7 @@ if(NOT PINION_CUDA STREQUAL "OFF")
     endif()
     enable_language(CUDA)
     find_package(CUDAToolkit REQUIRED)
+    pinion_find_nvlibs()
     set(PINION_WITH_CUDA ON)
   elseif(NOT PINION_CUDA STREQUAL "AUTO")
     message(FATAL_ERROR "PINION_CUDA=ON: nvcc was not found; put it on PATH or name it in CUDACXX")
@@ -41,6 +43,7 @@ function(pinion_add_backends target)
     target_sources(${target} PRIVATE ${sources})
     target_compile_definitions(${target} PUBLIC PINION_WITH_CUDA)
     target_link_libraries(${target} PUBLIC CUDA::cudart_static)
+    pinion_use_nvlibs(${target})
     # CMake 3.25 knows CUDA dialects up to 17 only, so the flag is spelled out. The suppressed
     # warnings are about host lambdas that functions marked for both sides call, on the host only.
     set(flags -std=c++20 -Xcompiler=-Wall,-Wno-unknown-pragmas

@@ -6,6 +6,9 @@
 #include <limits>
 
 #include "device_pair.h"
+#ifdef PINION_WITH_CUDA
+#include "pinion/kernels/cuda/matmul_library.h"
+#endif
 
 namespace pinion::testing {
 namespace {
@@ -193,6 +196,9 @@ TEST_F(CudaKernels, CrossEntropyOfAnyWidth) {
 
 // Integers, so that every order of addition is exact.
 TEST_F(CudaKernels, ProductsOfAnyShape) {
+#ifdef PINION_WITH_CUDA
+  const kernels::cuda::OwnProductsOnly own;
+#endif
   for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 1, 1},
                                 {65, 33, 17},
                                 {64, 64, 16},

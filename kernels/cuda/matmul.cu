@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Matrix products of any strides and types on the ordinary cores, with sums in the accumulator type
-// in the order of k; what tensor cores can take goes to matmul_tensor.cu.
+// in the order of k; what tensor cores can take goes to matmul_tensor.cu, and large products to
+// cuBLASLt where it is there.
 #include "pinion/kernels/cuda/matmul.cuh"
+#include "pinion/kernels/cuda/matmul_library.h"
 #include "pinion/kernels/kernels.h"
 
 namespace pinion::kernels::cuda {
@@ -99,6 +101,7 @@ void matmul(const CudaContext& ctx, ConstView a, bool ta, ConstView b, bool tb, 
             View y) {
   const int64_t m = y.shape[-2], n = y.shape[-1], k = a.shape[ta ? -2 : -1];
   const int64_t batch = y.shape.rank() == 3 ? y.shape[0] : 1;
+  if (multiply_by_library(ctx, {batch, m, n, k, ta, tb, accumulate, a, b, y})) return;
   for_float(a.dtype, "matmul", [&]<class T>() {
     const auto run = [&]<class Out>(Out* out) {
       product<T, Out>(ctx, {batch, m, n, k}, operand<T>(a, ta), operand<T>(b, tb),
@@ -113,6 +116,8 @@ void matmul(const CudaContext& ctx, ConstView a, bool ta, ConstView b, bool tb, 
 void linear_forward(const CudaContext& ctx, ConstView x, ConstView w, ConstView b, Activation act,
                     View y, View pre) {
   const int64_t k = x.cols(), n = w.shape[0];
+  const LibraryProduct p{1, x.rows(), n, k, false, true, false, x, w, y, b, act, pre};
+  if (multiply_by_library(ctx, p)) return;
   for_float(x.dtype, "linear", [&]<class T>() {
     product<T, T>(ctx, {1, x.rows(), n, k}, {x.as<T>(), k, 1, 0}, {w.as<T>(), 1, k, 0},
                   {y.as<T>(), false, b ? b.as<T>() : nullptr, act, pre ? pre.as<T>() : nullptr});

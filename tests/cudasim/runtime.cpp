@@ -116,6 +116,11 @@ cudaError_t enqueue_launch(const cudaLaunchConfig_t& config, std::unique_ptr<Cal
   return cudaSuccess;
 }
 
+void enqueue_work(cudaStream_t stream, std::function<void()> work) {
+  const std::lock_guard lock(runtime().mutex);
+  runtime().put(stream, {std::move(work)});
+}
+
 }  // namespace cudasim
 
 using cudasim::runtime;

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 
 #include "../cudasim.h"
@@ -84,6 +85,8 @@ cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
 namespace cudasim {
 // Checks the configuration now and runs the call when the stream gets to it.
 cudaError_t enqueue_launch(const cudaLaunchConfig_t& config, std::unique_ptr<Call> call);
+// Work of a stand-in for one of NVIDIA's libraries; what it throws is Error.
+void enqueue_work(cudaStream_t stream, std::function<void()> work);
 }  // namespace cudasim
 
 template <class... P, class... A>

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+// How the backend uses NVIDIA's libraries, seen by their stand-ins: what is planned once and run
+// often, what is asked to refuse, and what computes then.
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <vector>
+
+#include "fake_libraries.h"
+#include "pinion/kernels/cuda/conv.h"
+#include "pinion/kernels/cuda/matmul_library.h"
+#include "pinion/kernels/cuda/plan_cache.h"
+#include "pinion/kernels/cuda/tf32.h"
+#include "pinion/kernels/kernels.h"
+#include "pinion/runtime/tensor.h"
+
+namespace pinion::kernels::cuda {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr Device kDevice{Device::Kind::cuda, 0};
+
+// n numbers that f32 has and neither TF32 nor a 16-bit type has.
+Tensor numbers(const Shape& shape) {
+  std::vector<float> v;
+  for (int64_t i = 0; i < shape.numel(); ++i)
+    v.push_back(1 + static_cast<float>((i * 40503 >> 3) % 4096) / 16384);
+  return Tensor::of(v, shape).to(kDevice);
+}
+
+cudasim::FakeLibraries& fake() { return cudasim::fake_libraries(); }
+
+class LibraryUse : public ::testing::Test {
+ protected:
+  void SetUp() override { before_ = fake(); }
+  void TearDown() override {
+    fake().refuse_convolutions = fake().refuse_products = false;
+    set_tf32({});
+  }
+  int products() const { return fake().products - before_.products; }
+  int product_plans() const { return fake().product_plans - before_.product_plans; }
+  int convolutions() const { return fake().convolutions - before_.convolutions; }
+  int convolution_plans() const { return fake().convolution_plans - before_.convolution_plans; }
+
+ private:
+  cudasim::FakeLibraries before_;
+};
+
+std::vector<float> product(int64_t m, int64_t n, int64_t k) {
+  const Tensor a = numbers({m, k}), b = numbers({k, n});
+  Tensor y({m, n}, DType::f32, kDevice);
+  matmul(cuda_context(0), a, false, b, false, false, y.mut());
+  return y.to(Device{}).values<float>();
+}
+
+TEST_F(LibraryUse, ProductsFromSixtyFourOn) {
+  product(64, 64, 64);
+  EXPECT_EQ(products(), 1);
+  product(63, 64, 64), product(64, 63, 64), product(64, 64, 63);
+  EXPECT_EQ(products(), 1);
+  const OwnProductsOnly own;
+  product(64, 64, 64);
+  EXPECT_EQ(products(), 1);
+}
+
+TEST_F(LibraryUse, AnAlgorithmIsPickedOncePerShape) {
+  for (int i = 0; i < 3; ++i) product(66, 67, 68);
+  EXPECT_EQ(products(), 3);
+  EXPECT_EQ(product_plans(), 1);
+  product(67, 66, 68);
+  EXPECT_EQ(product_plans(), 2);
+  set_tf32({true, false});
+  product(66, 67, 68);
+  EXPECT_EQ(product_plans(), 3);
+}
+
+TEST_F(LibraryUse, WhatCublasltHasNoAlgorithmForIsOurs) {
+  fake().refuse_products = true;
+  const std::vector<float> own = product(70, 71, 72);
+  EXPECT_EQ(products(), 0);
+  fake().refuse_products = false;
+  product(70, 71, 72);  // that there is none is remembered
+  EXPECT_EQ(products(), 0);
+  EXPECT_EQ(product_plans(), 1);
+  EXPECT_FALSE(std::isnan(own[0]));
+}
+
+// The bias and the tanh form of GELU go with the product; ReLU and the erf form take a pass.
+TEST_F(LibraryUse, LinearLayersAreOneProduct) {
+  const Tensor x = numbers({64, 64}), w = numbers({64, 64}), b = numbers({64});
+  for (const Activation act : {Activation::relu, Activation::gelu, Activation::gelu_tanh}) {
+    Tensor y({64, 64}, DType::f32, kDevice), pre = Tensor::like(y);
+    linear_forward(cuda_context(0), x, w, b, act, y.mut(), pre.mut());
+    EXPECT_FALSE(std::isnan(y.to(Device{}).values<float>()[0]));
+  }
+  EXPECT_EQ(products(), 3);
+}
+
+TEST_F(LibraryUse, WrongCallsNameTheLibraryAndTheReason) {
+  const std::vector<float> host(64 * 64);
+  Tensor y({64, 64}, DType::f32, kDevice);
+  const ConstView there(host.data(), {64, 64}, DType::f32);
+  try {
+    matmul(cuda_context(0), there, false, there, false, false, y.mut());
+    FAIL() << "multiplied memory of the host";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::device);
+    EXPECT_THAT(e.what(), HasSubstr("cuBLASLt: expected a product to be launched, got cuBLASLt: a "
+                                    "matrix that is not in one block of device memory"));
+  }
+  Tensor image({1, 4, 4, 2}, DType::f32, kDevice), weight({2, 1, 1, 2}, DType::f32, kDevice);
+  Tensor odd({1, 4, 3, 2}, DType::f32, kDevice);
+  try {
+    conv2d_forward(cuda_context(0), image, weight, {}, odd.mut());
+    FAIL() << "planned a result of another extent";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::device);
+    EXPECT_THAT(e.what(), HasSubstr("cuDNN: expected the operation of a convolution, got "
+                                    "CUDNN_STATUS_BAD_PARAM: extents of the result"));
+  }
+}
+
+struct Images {
+  Tensor x = numbers({2, 6, 5, 3}), w = numbers({4, 3, 3, 3}), dy = numbers({2, 3, 3, 4});
+  Conv2d conv{2, 1, 1};
+
+  std::vector<float> forward() const {
+    Tensor y = Tensor::like(dy);
+    conv2d_forward(cuda_context(0), x, w, conv, y.mut());
+    return y.to(Device{}).values<float>();
+  }
+  std::vector<float> backward() const {
+    Tensor dx = Tensor::like(x), dw = Tensor::like(w);
+    conv2d_backward_input(cuda_context(0), w, dy, conv, dx.mut());
+    conv2d_backward_weight(cuda_context(0), x, dy, conv, dw.mut());
+    std::vector<float> all = dx.to(Device{}).values<float>();
+    const std::vector<float> more = dw.to(Device{}).values<float>();
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+};
+
+float largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  float d = 0;
+  for (size_t i = 0; i < a.size(); ++i) d = std::max(d, std::abs(a[i] - b[i]) / std::abs(b[i]));
+  return d;
+}
+
+TEST_F(LibraryUse, ConvolutionsArePlannedOncePerShapeAndDirection) {
+  const Images i;
+  const std::vector<float> y = i.forward();
+  i.backward();
+  EXPECT_EQ(convolution_plans(), 3);
+  EXPECT_EQ(convolutions(), 3);
+  EXPECT_EQ(i.forward(), y);
+  EXPECT_EQ(convolution_plans(), 3);
+  EXPECT_EQ(convolutions(), 4);
+}
+
+TEST_F(LibraryUse, ConvolutionsWithoutAnEngineAreOurs) {
+  fake().refuse_convolutions = true;
+  Images i;
+  i.x = numbers({2, 5, 6, 3});
+  const std::vector<float> y = i.forward(), gradients = i.backward();
+  EXPECT_EQ(convolutions(), 0);
+  fake().refuse_convolutions = false;
+  set_tf32({});
+  Images again;
+  again.x = numbers({2, 5, 6, 3});
+  again.forward();
+  EXPECT_EQ(convolutions(), 0) << "that there is none is remembered";
+  // Another boundary is another plan, which there is now.
+  EXPECT_EQ(y.size(), 2u * 3 * 3 * 4);
+  EXPECT_GT(gradients[0], 0);
+}
+
+TEST_F(LibraryUse, OwnConvolutionsAndTheLibrarysAgree) {
+  Images i;
+  i.conv.dilation = 1;
+  const std::vector<float> y = i.forward(), gradients = i.backward();
+  EXPECT_GT(convolutions(), 0);
+  fake().refuse_convolutions = true;
+  Images moved;  // another shape, so another plan, with the same numbers in its first image
+  std::vector<float> own, own_gradients;
+  {
+    Tensor x({3, 6, 5, 3}, DType::f32, kDevice);
+    moved.x = numbers({3, 6, 5, 3});
+    moved.dy = numbers({3, 3, 3, 4});
+    own = moved.forward();
+    own_gradients = moved.backward();
+  }
+  own.resize(y.size());
+  EXPECT_LT(largest_difference(own, y), 1e-6f);
+  own_gradients.resize(2 * 6 * 5 * 3);
+  EXPECT_LT(largest_difference(own_gradients, {gradients.begin(), gradients.begin() + 180}), 1e-6f);
+}
+
+TEST_F(LibraryUse, Tf32IsUsedWhereItIsAllowed) {
+  const Images i;
+  const std::vector<float> exact = i.forward();
+  set_tf32({false, true});
+  const float off = largest_difference(i.forward(), exact);
+  EXPECT_GT(off, 1e-6f);
+  EXPECT_LT(off, 1e-3f);
+  set_tf32({true, false});
+  EXPECT_EQ(i.forward(), exact);
+}
+
+TEST(PlanCache, KeepsTheLastUsed) {
+  PlanCache<1, int> cache(2);
+  int made = 0;
+  const auto get = [&](int64_t key) {
+    return cache.get({key}, [&] { return std::make_shared<int>(++made); });
+  };
+  const auto first = get(1);
+  get(2), get(1), get(3);  // 2 goes
+  EXPECT_EQ(cache.size(), 2u);
+  EXPECT_EQ(*get(1), 1);
+  EXPECT_EQ(*get(2), 4);  // 3 goes
+  EXPECT_EQ(*get(1), 1);
+  EXPECT_THROW(cache.get({9}, []() -> std::shared_ptr<int> { throw Error(ErrorKind::device, ""); }),
+               Error);
+  EXPECT_EQ(cache.size(), 2u);
+  EXPECT_EQ(*first, 1);
+}
+
+// What computes large products, asked in a process of its own.
+[[noreturn]] void end_after_product() {
+  const std::vector<float> y = product(64, 64, 64);
+  std::fprintf(stderr, "%s\n", product_library().c_str());
+  std::exit(fake().products == 0 && y[0] > 64 ? 0 : 1);
+}
+TEST(LibraryUseDeathTest, MissingCublasltIsNoError) {
+  ::testing::GTEST_FLAG(death_test_style) = "threadsafe";
+  EXPECT_EXIT((fake().cublaslt = false, end_after_product()), ::testing::ExitedWithCode(0),
+              "cuBLASLt: taken away by a test");
+  EXPECT_EXIT((::setenv("PINION_CUBLASLT", "0", 1), end_after_product()),
+              ::testing::ExitedWithCode(0), "cuBLASLt: switched off by PINION_CUBLASLT=0");
+}
+
+}  // namespace
+}  // namespace pinion::kernels::cuda
