@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # Looks for the headers of cuBLASLt, cuDNN and NCCL, in a CUDA toolkit or among NVIDIA's Python
-# packages. Nothing links the libraries: they are opened at run time, and the folders found here are
-# among those that they are sought in (kernels/cuda/library.h). Without a header the build leaves the
-# library's table out.
+# packages. Nothing links the libraries: they are opened at run time, and the folders found here
+# are among those that they are sought in (kernels/cuda/library.h). Without a header the build
+# leaves the library's table out.
 #
 # PINION_NVIDIA_ROOT (cache or environment) names the folder `nvidia` of a Python environment.
-set(PINION_NVIDIA_ROOT "" CACHE PATH "Folder of NVIDIA's Python packages, as in site-packages/nvidia")
+set(PINION_NVIDIA_ROOT "" CACHE PATH "Folder of NVIDIA's Python packages: site-packages/nvidia")
 
 # The folders of NVIDIA's packages in the Python that is first on PATH.
 function(pinion_python_nvidia out)
@@ -95,19 +95,16 @@ function(pinion_use_nvlibs target)
   endforeach()
 endfunction()
 
-# A line of the configure summary.
-function(pinion_describe_nvlibs out)
-  set(text "")
+# Lines of the configure summary.
+function(pinion_summarise_nvlibs)
   foreach(name IN LISTS PINION_NVLIBS)
-    set(found "no header: left out")
-    if(PINION_${name}_INCLUDE_DIR)
-      set(found "not on this machine, sought at run time")
-      if(PINION_${name}_LIBRARY)
-        set(found ${PINION_${name}_LIBRARY})
-      endif()
+    set(found "left out: its header was not found")
+    if(PINION_${name}_LIBRARY)
+      set(found "${PINION_${name}_LIBRARY}, opened at run time")
+    elseif(PINION_${name}_INCLUDE_DIR)
+      set(found "its header; the library is sought at run time")
     endif()
-    list(APPEND text "${name} (${found})")
+    string(SUBSTRING "${name}            " 0 11 title)
+    message(STATUS "  ${title} ${found}")
   endforeach()
-  list(JOIN text ", " text)
-  set(${out} "${text}" PARENT_SCOPE)
 endfunction()

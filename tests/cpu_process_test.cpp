@@ -7,7 +7,9 @@
 #include <iterator>
 #include <string>
 
+#include "pinion/kernels/kernels.h"
 #include "pinion/nn/ops.h"
+#include "pinion/runtime/autograd.h"
 #include "pinion/runtime/tensor.h"
 
 namespace pinion {
@@ -23,7 +25,7 @@ TEST(CpuProcess, OpensNoLibraryOfNvidias) {
     kernels::fill(ctx, b.mut(), 2);
   });
   a.requires_grad(true);
-  const Tensor y = sum(matmul(a, b));
+  const Tensor y = nn::sum(nn::matmul(a, b));
   backward(y);
   EXPECT_EQ(y.item(), 128 * 80 * 96 * 2);
   std::ifstream file("/proc/self/maps");
