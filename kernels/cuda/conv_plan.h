@@ -35,15 +35,16 @@ bool convolve_by_library(const CudaContext& ctx, const ConvProblem& p, const Con
 // By our own kernels (conv_direct.cu): of any type and shape, and slow.
 void convolve_directly(const CudaContext& ctx, const ConvProblem& p, const ConvData& d);
 
-// What cuDNN would do on the device that `json` describes, without one: whether it has a plan, and
-// how much workspace that takes (-1: none).
-struct Cudnn;
+struct Cudnn;  // kernels/cuda/cudnn.h
+
+// What cuDNN would do on the device that `json` describes, without one.
 class DevicelessPlanner {
  public:
   DevicelessPlanner(const Cudnn& library, std::string_view json);
   ~DevicelessPlanner();
   DevicelessPlanner(const DevicelessPlanner&) = delete;
   DevicelessPlanner& operator=(const DevicelessPlanner&) = delete;
+  // Of the plan that convolve_by_library would run, or -1 where there is none.
   int64_t workspace_bytes(const ConvProblem& p) const;
 
  private:

@@ -122,9 +122,13 @@ TEST_F(LibraryUse, WrongCallsNameTheLibraryAndTheReason) {
   }
 }
 
+// n images of [6,5,c]. Tests differ in c, so that none meets another's plans.
 struct Images {
-  Tensor x = numbers({2, 6, 5, 3}), w = numbers({4, 3, 3, 3}), dy = numbers({2, 3, 3, 4});
+  Tensor x, w, dy;
   Conv2d conv{2, 1, 1};
+
+  Images(int64_t n, int64_t c)
+      : x(numbers({n, 6, 5, c})), w(numbers({4, 3, 3, c})), dy(numbers({n, 3, 3, 4})) {}
 
   std::vector<float> forward() const {
     Tensor y = Tensor::like(dy);
@@ -149,7 +153,7 @@ float largest_difference(const std::vector<float>& a, const std::vector<float>& 
 }
 
 TEST_F(LibraryUse, ConvolutionsArePlannedOncePerShapeAndDirection) {
-  const Images i;
+  const Images i(2, 3);
   const std::vector<float> y = i.forward();
   i.backward();
   EXPECT_EQ(convolution_plans(), 3);
@@ -159,14 +163,11 @@ TEST_F(LibraryUse, ConvolutionsArePlannedOncePerShapeAndDirection) {
   EXPECT_EQ(convolutions(), 4);
 }
 
-// Images of the same numbers in batches of another size are another shape, hence another plan.
+// The first images of a longer batch are the same, and its plans are others.
 TEST_F(LibraryUse, ConvolutionsWithoutAnEngineAreOurs) {
-  const Images two;
+  const Images two(2, 5), three(3, 5);
   const std::vector<float> y = two.forward(), gradients = two.backward();
   EXPECT_EQ(convolutions(), 3);
-  Images three;
-  three.x = numbers({3, 6, 5, 3});
-  three.dy = numbers({3, 3, 3, 4});
   fake().refuse_convolutions = true;
   std::vector<float> own = three.forward(), own_gradients = three.backward();
   fake().refuse_convolutions = false;
@@ -174,13 +175,13 @@ TEST_F(LibraryUse, ConvolutionsWithoutAnEngineAreOurs) {
   EXPECT_EQ(convolutions(), 3);
   own.resize(y.size());
   EXPECT_LT(largest_difference(own, y), 1e-6f);
-  constexpr size_t kInput = 2 * 6 * 5 * 3;
+  constexpr size_t kInput = 2 * 6 * 5 * 5;
   own_gradients.resize(kInput);
   EXPECT_LT(largest_difference(own_gradients, gradients), 1e-6f);
 }
 
 TEST_F(LibraryUse, Tf32IsUsedWhereItIsAllowed) {
-  const Images i;
+  const Images i(2, 7);
   const std::vector<float> exact = i.forward();
   set_tf32({false, true});
   const float off = largest_difference(i.forward(), exact);
