@@ -167,13 +167,19 @@ TEST_F(CudaLibraries, FunctionsAreFoundOrNamed) {
 #ifdef PINION_WITH_CUDNN
 TEST_F(CudaLibraries, ATableIsWholeOrNotAtAll) {
   const Variable root("PINION_NVIDIA_ROOT", at("nvidia"));
-  put("nvidia/fake/lib/libpinion_fake.so.9");
-  try {
-    Cudnn::open(fake());
-    FAIL() << "opened a library with one function of many";
-  } catch (const Error& e) {
-    EXPECT_THAT(e.what(), HasSubstr("Fake: expected the function cudnnGetErrorString in "));
-  }
+  const std::string file = put("nvidia/fake/lib/libpinion_fake.so.9");
+  const auto text = [] {
+    try {
+      Cudnn::open(fake());
+      return std::string("opened");
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), ErrorKind::device);
+      return std::string(e.what());
+    }
+  };
+  EXPECT_THAT(text(), HasSubstr("Fake: expected its part libcudnn_graph.so.9 beside " + file));
+  put("nvidia/fake/lib/libcudnn_graph.so.9");
+  EXPECT_THAT(text(), HasSubstr("Fake: expected the function cudnnGetErrorString in " + file));
 }
 #endif
 

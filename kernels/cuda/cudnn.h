@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// cuDNN's functions in use, as a table that is filled on first use. libcudnn.so opens its
-// sub-libraries from the folder that it lies in; open() sees that they are there and match.
+// cuDNN's functions in use, as a table that is filled on first use. libcudnn.so passes calls on to
+// parts of it, which must lie in the same folder.
 #pragma once
 
 #include <cudnn.h>

@@ -120,6 +120,12 @@ void* Library::address(const char* symbol) const {
   return found;
 }
 
+void Library::open_beside(const char* file) const {
+  const std::string part = path_.substr(0, path_.rfind('/') + 1) + file;
+  PINION_REQUIRE(device, dlopen(part.c_str(), RTLD_NOW | RTLD_LOCAL), name_.name,
+                 ": expected its part ", file, " beside ", path_, ", got ", dlerror());
+}
+
 void Library::check_major(int got) const {
   PINION_REQUIRE(device, got == name_.major, name_.name, ": expected version ", name_.major,
                  ", got version ", got, " in ", path_);

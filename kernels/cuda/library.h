@@ -35,6 +35,9 @@ class Library {
   void find(F*& function, const char* symbol) const {
     function = reinterpret_cast<F*>(address(symbol));
   }
+  // Opens a part of the library that lies beside it, so that a later search for the part by name
+  // meets no other version of it. Throws Error (device) where it is not there.
+  void open_beside(const char* file) const;
   // Throws Error (device) unless the library says of itself that it has the expected major version.
   void check_major(int got) const;
 

@@ -46,6 +46,7 @@ CublasLt CublasLt::open(const LibraryName& name) {
 #ifdef PINION_WITH_CUDNN
 Cudnn Cudnn::open(const LibraryName& name) {
   const Library library(name);
+  library.open_beside("libcudnn_graph.so.9");
   Cudnn t;
 #define PINION_FUNCTION(f) library.find(t.f, "cudnn" #f);
   PINION_CUDNN_FUNCTIONS(PINION_FUNCTION)
