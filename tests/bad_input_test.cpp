@@ -405,10 +405,86 @@ std::vector<BadCall> shape_calls() {
   };
 }
 
+nn::AttentionOptions attention_options(double dropout, double scale, const Tensor& mask = {}) {
+  nn::AttentionOptions options;
+  options.dropout = dropout;
+  options.scale = scale;
+  options.key_padding_mask = mask;
+  return options;
+}
+
+std::vector<BadCall> attention_calls() {
+  using namespace nn;  // NOLINT: a table
+  const char* const separate = "attention(q, k, v, options)";
+  const char* const packed = "self_attention(qkv, options)";
+  return {
+      {separate, "attention: expected a tensor for k",
+       [] {
+         return attention(f32({1, 2, 3, 4}), kNone, f32({1, 2, 3, 4}));
+       }},
+      {separate, "attention: expected q of a floating type, got i64",
+       [] {
+         return attention(i64({1, 2, 3, 4}), i64({1, 2, 3, 4}), i64({1, 2, 3, 4}));
+       }},
+      {separate, "attention: expected v of type f32, got f64",
+       [] {
+         return attention(f32({1, 2, 3, 4}), f32({1, 2, 3, 4}), f64({1, 2, 3, 4}));
+       }},
+      {separate, "attention: expected q of 4 dimensions, got [2,3,4]",
+       [] {
+         return attention(f32({2, 3, 4}), f32({1, 2, 3, 4}), f32({1, 2, 3, 4}));
+       }},
+      {separate, "attention: expected k of 4 dimensions, got [2,3,4]",
+       [] {
+         return attention(f32({1, 2, 3, 4}), f32({2, 3, 4}), f32({1, 2, 3, 4}));
+       }},
+      {separate, "attention: expected k [1,7,3,4], got [1,7,2,4]",
+       [] {
+         return attention(f32({1, 2, 3, 4}), f32({1, 7, 2, 4}), f32({1, 7, 2, 4}));
+       }},
+      {separate, "attention: expected v [1,7,3,4], got [1,6,3,4]",
+       [] {
+         return attention(f32({1, 2, 3, 4}), f32({1, 7, 3, 4}), f32({1, 6, 3, 4}));
+       }},
+      {separate, "attention: expected at least one key and one feature, got 0 keys of 4 features",
+       [] {
+         return attention(f32({1, 2, 3, 4}), f32({1, 0, 3, 4}), f32({1, 0, 3, 4}));
+       }},
+      {packed, "self_attention: expected qkv of 5 dimensions, got [2,5,12]",
+       [] {
+         return self_attention(f32({2, 5, 12}));
+       }},
+      {packed, "self_attention: expected qkv [B,T,3,H,d], got [2,5,2,3,4]",
+       [] {
+         return self_attention(f32({2, 5, 2, 3, 4}));
+       }},
+      {packed, "self_attention: expected dropout in [0, 1), got 1",
+       [] {
+         return self_attention(f32({2, 5, 3, 3, 4}), attention_options(1, 0));
+       }},
+      {packed, "self_attention: expected dropout in [0, 1)",
+       [] {
+         return self_attention(f32({2, 5, 3, 3, 4}), attention_options(kNan, 0));
+       }},
+      {packed, "self_attention: expected a finite scale above 0, or 0 for 1 / sqrt(d), got -1",
+       [] {
+         return self_attention(f32({2, 5, 3, 3, 4}), attention_options(0, -1));
+       }},
+      {packed, "self_attention: expected key_padding_mask of type bool, got f32",
+       [] {
+         return self_attention(f32({2, 5, 3, 3, 4}), attention_options(0, 0, f32({2, 5})));
+       }},
+      {packed, "self_attention: expected key_padding_mask [2,5], got [5]",
+       [] {
+         return self_attention(f32({2, 5, 3, 3, 4}), attention_options(0, 0, flags({5})));
+       }},
+  };
+}
+
 std::vector<BadCall> all_calls() {
   std::vector<BadCall> calls;
-  for (const auto& part :
-       {math_calls(), matrix_calls(), reduce_calls(), row_calls(), shape_calls()})
+  for (const auto& part : {math_calls(), matrix_calls(), reduce_calls(), row_calls(), shape_calls(),
+                           attention_calls()})
     calls.insert(calls.end(), part.begin(), part.end());
   return calls;
 }

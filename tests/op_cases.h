@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One row or more for every function of nn/ops.h. The tests check each row's gradient, graph,
-// golden values, rungs, threads and dtypes; the benchmarks time the same rows.
+// One row or more for every function of nn/ops.h and nn/ops_attention.h. The tests check each row's
+// gradient, graph, golden values, rungs, threads and dtypes; the benchmarks time the same rows.
 #pragma once
 
 #include <ostream>
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "pinion/nn/ops.h"
+#include "pinion/nn/ops_attention.h"
 
 namespace pinion::testing {
 
@@ -402,11 +403,77 @@ inline std::vector<OpCase> shape_cases() {
   };
 }
 
+// The last of four inputs, or of two with q, k and v in one, is the mask.
+inline Tensor attention_of(Xs x, bool causal, double dropout = 0, double scale = 0) {
+  nn::AttentionOptions options;
+  if (x.size() % 2 == 0) options.key_padding_mask = x[x.size() - 1];
+  options.causal = causal;
+  options.dropout = dropout;
+  options.scale = scale;
+  options.key = {7, 3, 2};
+  return x.size() < 3 ? nn::self_attention(x[0], options)
+                      : nn::attention(x[0], x[1], x[2], options);
+}
+
+inline std::vector<OpCase> attention_cases() {
+  const char* const separate = "attention(q, k, v, options)";
+  const char* const packed = "self_attention(qkv, options)";
+  const char* const other_numbers = "PyTorch draws other numbers";
+  const Shape few{2, 3, 2, 5}, more{2, 7, 2, 5}, wide{2, 17, 2, 32}, wider{2, 33, 2, 32};
+  const Shape large{2, 130, 3, 64};
+  return {
+      {"attention",
+       separate,
+       {real(few), real(more), real(more)},
+       [](Xs x) { return attention_of(x, false); }},
+      {"attention_causal",
+       separate,
+       {real(more), real(more), real(more)},
+       [](Xs x) { return attention_of(x, true, 0, 0.3); }},
+      {"attention_masked",
+       separate,
+       {real(few), real(more), real(more), mask({2, 7})},
+       [](Xs x) { return attention_of(x, false); }},
+      {"attention_causal_masked",
+       separate,
+       {real(more), real(few), real(few), mask({2, 3})},
+       [](Xs x) { return attention_of(x, true); }},
+      {"attention_dropped",
+       separate,
+       {real(few), real(more), real(more)},
+       [](Xs x) { return attention_of(x, false, 0.3); },
+       Gradient::smooth,
+       other_numbers},
+      {"attention_everything",
+       separate,
+       {real(wide), real(wider), real(wider), mask({2, 33})},
+       [](Xs x) { return attention_of(x, true, 0.2, 0.1); },
+       Gradient::smooth,
+       other_numbers},
+      {"attention_large",
+       separate,
+       {real(large), real(large), real(large), mask({2, 130})},
+       [](Xs x) { return attention_of(x, true, 0.1); },
+       Gradient::smooth,
+       other_numbers},
+      {"self_attention",
+       packed,
+       {real({2, 5, 3, 2, 4})},
+       [](Xs x) { return attention_of(x, false); }},
+      {"self_attention_everything",
+       packed,
+       {real({2, 18, 3, 1, 64}), mask({2, 18})},
+       [](Xs x) { return attention_of(x, true, 0.1); },
+       Gradient::smooth,
+       other_numbers},
+  };
+}
+
 inline const std::vector<OpCase>& op_cases() {
   static const std::vector<OpCase> all = [] {
     std::vector<OpCase> rows;
-    for (const auto& part :
-         {math_cases(), matrix_cases(), reduce_cases(), row_cases(), shape_cases()})
+    for (const auto& part : {math_cases(), matrix_cases(), reduce_cases(), row_cases(),
+                             shape_cases(), attention_cases()})
       rows.insert(rows.end(), part.begin(), part.end());
     return rows;
   }();

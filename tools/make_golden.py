@@ -76,9 +76,28 @@ def gelu_tanh(x):
     return F.gelu(x, approximate="tanh")
 
 
+def attention(causal=False, scale=None):
+    """Of [B,T,H,d]; a mask is true for the keys that no query sees."""
+
+    def run(q, k, v, mask=None):
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        if mask is None:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+        else:
+            hidden = mask[:, None, None, :]
+            if causal:
+                hidden = hidden | torch.ones(q.shape[2], k.shape[2]).triu(1).bool()
+            scores = q @ k.mT * (scale or q.shape[-1] ** -0.5)
+            y = scores.masked_fill(hidden, -1e9).softmax(-1) @ v
+        return y.transpose(1, 2)
+
+    return run
+
+
 def rows():
     """Row name: (function, inputs...). Shapes are those of tests/op_cases.h."""
     s, cube, four = (3, 7), (3, 4, 5), (2, 3, 4, 5)
+    few, more = (2, 3, 2, 5), (2, 7, 2, 5)
     return {
         "add": (torch.add, real(*s), real(*s)),
         "add_itself": (lambda x: x + x, real(*s)),
@@ -168,6 +187,14 @@ def rows():
             lambda w, i: F.embedding(i, w, padding_idx=2),
             *(real(3, 5), ids(3, 2, 4)),
         ),
+        "attention": (attention(), real(*few), real(*more), real(*more)),
+        "attention_causal": (attention(True, 0.3), real(*more), real(*more), real(*more)),
+        "attention_masked": (attention(), real(*few), real(*more), real(*more), mask(2, 7)),
+        "attention_causal_masked": (
+            attention(True),
+            *(real(*more), real(*few), real(*few), mask(2, 3)),
+        ),
+        "self_attention": (lambda x: attention()(*x.unbind(2)), real(2, 5, 3, 2, 4)),
     }
 
 
