@@ -481,10 +481,58 @@ std::vector<BadCall> attention_calls() {
   };
 }
 
+std::vector<BadCall> norm_calls() {
+  using namespace nn;  // NOLINT: a table
+  const char* const norm = "layer_norm(x, gamma, beta, eps, form)";
+  const char* const conditional =
+      "conditional_layer_norm(x, gamma, beta, delta_gamma, delta_beta, eps, form)";
+  constexpr LayerNormForm kUnbiased = LayerNormForm::unbiased_std;
+  return {
+      {norm, "layer_norm: expected x of a floating type, got i64",
+       [] {
+         return layer_norm(i64({2, 3}), f32({3}), f32({3}), 0, kUnbiased);
+       }},
+      {norm, "layer_norm: expected gamma [3], got [2]",
+       [] {
+         return layer_norm(f32({2, 3}), f32({2}), f32({3}), 0, kUnbiased);
+       }},
+      {norm, "layer_norm: expected beta of type f32, got f64",
+       [] {
+         return layer_norm(f32({2, 3}), f32({3}), f64({3}), 0, kUnbiased);
+       }},
+      {norm, "layer_norm: expected eps of at least 0, got -1",
+       [] {
+         return layer_norm(f32({2, 3}), f32({3}), f32({3}), -1, kUnbiased);
+       }},
+      {norm, "layer_norm: expected at least two features for an unbiased std, got x [2,1]",
+       [] {
+         return layer_norm(f32({2, 1}), f32({1}), f32({1}), 0, kUnbiased);
+       }},
+      {norm, "layer_norm: expected a LayerNormForm, got 9",
+       [] {
+         return layer_norm(f32({2, 3}), f32({3}), f32({3}), 0, static_cast<LayerNormForm>(9));
+       }},
+      {conditional, "conditional_layer_norm: expected x of at least one dimension, got []",
+       [] { return conditional_layer_norm(f32({}), f32({1}), f32({1}), f32({}), f32({})); }},
+      {conditional, "conditional_layer_norm: expected delta_gamma [2,3], got [3]",
+       [] {
+         return conditional_layer_norm(f32({2, 3}), f32({3}), f32({3}), f32({3}), f32({2, 3}));
+       }},
+      {conditional, "conditional_layer_norm: expected a tensor for delta_beta",
+       [] {
+         return conditional_layer_norm(f32({2, 3}), f32({3}), f32({3}), f32({2, 3}), kNone);
+       }},
+      {conditional, "conditional_layer_norm: expected delta_beta [2,3], got [3,2]",
+       [] {
+         return conditional_layer_norm(f32({2, 3}), f32({3}), f32({3}), f32({2, 3}), f32({3, 2}));
+       }},
+  };
+}
+
 std::vector<BadCall> all_calls() {
   std::vector<BadCall> calls;
   for (const auto& part : {math_calls(), matrix_calls(), reduce_calls(), row_calls(), shape_calls(),
-                           attention_calls()})
+                           attention_calls(), norm_calls()})
     calls.insert(calls.end(), part.begin(), part.end());
   return calls;
 }

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "device_pair.h"
+#include "pinion/kernels/kernels_norm.h"
 
 namespace pinion::testing {
 namespace {
@@ -157,6 +158,36 @@ TEST_F(CudaKernels, LayerNormOfAnyShape) {
       if (n > 1) dgamma.expect_close(2e-5);
       dbeta.expect_close(2e-5);
     }
+}
+
+TEST_F(CudaKernels, NormsOfEveryFormAndShape) {
+  for (const LayerNormForm form : {LayerNormForm::torch, LayerNormForm::unbiased_std})
+    for (const bool deltas : {false, true})
+      for (const int64_t rows : {1, 63, 200})
+        for (const int64_t n : {2, 31, 270}) {
+          SCOPED_TRACE(cat({"form ", int(form), " deltas ", deltas, " rows ", rows, " n ", n}));
+          const Shape shape{rows, n};
+          Pair x(DType::f32, shape, 1, 3), gamma(DType::f32, {n}, 2), beta(DType::f32, {n}, 3);
+          Pair more(DType::f32, shape, 4), shift(DType::f32, shape, 5), dy(DType::f32, shape, 1);
+          Pair y(DType::f32, shape), dx(DType::f32, shape), dmore(DType::f32, shape);
+          Pair mean(DType::f32, {rows}), spread(DType::f32, {rows});
+          Pair dgamma(DType::f32, {n}), dbeta(DType::f32, {n});
+          on_both([&](auto& ctx, Device d) {
+            kernels::LayerNormArgs args;
+            args.form = form, args.eps = 0.01;
+            args.x = x.on_device(d), args.gamma = gamma.on_device(d), args.beta = beta.on_device(d);
+            if (deltas) args.delta_gamma = more.on_device(d), args.delta_beta = shift.on_device(d);
+            args.y = y.on_device(d);
+            args.mean = mean.on_device(d), args.spread = spread.on_device(d);
+            kernels::norm_forward(ctx, args);
+            args.dy = dy.on_device(d), args.dx = dx.on_device(d);
+            args.dgamma = dgamma.on_device(d), args.dbeta = dbeta.on_device(d);
+            if (deltas) args.ddelta_gamma = dmore.on_device(d);
+            kernels::norm_backward(ctx, args);
+          });
+          for (const Pair* p : {&y, &mean, &spread, &dmore}) p->expect_close(1e-5);
+          for (const Pair* p : {&dx, &dgamma, &dbeta}) p->expect_close(2e-5);
+        }
 }
 
 // Logits that are -infinity wherever a thread begins, ignored rows, weights, a class that is none.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One row or more for every function of nn/ops.h and nn/ops_attention.h. The tests check each row's
-// gradient, graph, golden values, rungs, threads and dtypes; the benchmarks time the same rows.
+// One row or more for every function of nn/ops.h, nn/ops_attention.h and nn/ops_norm.h. The tests
+// check each row's gradient, graph, golden values, rungs, threads and dtypes; the benchmarks time
+// the same rows.
 #pragma once
 
 #include <ostream>
@@ -9,6 +10,7 @@
 
 #include "pinion/nn/ops.h"
 #include "pinion/nn/ops_attention.h"
+#include "pinion/nn/ops_norm.h"
 
 namespace pinion::testing {
 
@@ -469,11 +471,54 @@ inline std::vector<OpCase> attention_cases() {
   };
 }
 
+inline std::vector<OpCase> norm_cases() {
+  using namespace nn;  // NOLINT: a table
+  const Shape s{2, 3, 37}, large{301, 1013};
+  const char* const norm = "layer_norm(x, gamma, beta, eps, form)";
+  const char* const conditional =
+      "conditional_layer_norm(x, gamma, beta, delta_gamma, delta_beta, eps, form)";
+  const auto condition = [](Xs x) {
+    return conditional_layer_norm(x[0], x[1], x[2], x[3], x[4], 0.01);
+  };
+  return {
+      {"layer_norm_in_its_form",
+       norm,
+       {real(s), real({37}), real({37})},
+       [](Xs x) { return layer_norm(x[0], x[1], x[2], 0.1, LayerNormForm::torch); }},
+      {"layer_norm_unbiased",
+       norm,
+       {real(s), real({37}), real({37})},
+       [](Xs x) { return layer_norm(x[0], x[1], x[2], 0.1, LayerNormForm::unbiased_std); }},
+      {"layer_norm_unbiased_two",
+       norm,
+       {distinct({5, 2}), real({2}), real({2})},
+       [](Xs x) { return layer_norm(x[0], x[1], x[2], 0.5, LayerNormForm::unbiased_std); }},
+      {"layer_norm_unbiased_large",
+       norm,
+       {real(large), real({1013}), real({1013})},
+       [](Xs x) { return layer_norm(x[0], x[1], x[2], 1e-6, LayerNormForm::unbiased_std); }},
+      {"conditional_layer_norm",
+       conditional,
+       {real(s), real({37}), real({37}), real(s), real(s)},
+       condition},
+      {"conditional_layer_norm_torch",
+       conditional,
+       {real({5, 8}), real({8}), real({8}), real({5, 8}), real({5, 8})},
+       [](Xs x) {
+         return conditional_layer_norm(x[0], x[1], x[2], x[3], x[4], 1e-5, LayerNormForm::torch);
+       }},
+      {"conditional_layer_norm_large",
+       conditional,
+       {real(large), real({1013}), real({1013}), real(large), real(large)},
+       condition},
+  };
+}
+
 inline const std::vector<OpCase>& op_cases() {
   static const std::vector<OpCase> all = [] {
     std::vector<OpCase> rows;
     for (const auto& part : {math_cases(), matrix_cases(), reduce_cases(), row_cases(),
-                             shape_cases(), attention_cases()})
+                             shape_cases(), attention_cases(), norm_cases()})
       rows.insert(rows.end(), part.begin(), part.end());
     return rows;
   }();

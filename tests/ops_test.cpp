@@ -14,7 +14,7 @@ namespace pinion::testing {
 
 std::vector<std::string> declared_functions() {
   std::string text, line;
-  for (const char* header : {"/nn/ops.h", "/nn/ops_attention.h"}) {
+  for (const char* header : {"/nn/ops.h", "/nn/ops_attention.h", "/nn/ops_norm.h"}) {
     std::ifstream file(std::string(PINION_SOURCE_DIR) + header);
     while (std::getline(file, line)) text += line.substr(0, line.find("//")) + " ";
   }

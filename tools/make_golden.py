@@ -94,6 +94,16 @@ def attention(causal=False, scale=None):
     return run
 
 
+def unbiased_norm(eps):
+    """Deltas come per row."""
+
+    def run(x, gamma, beta, delta_gamma=0, delta_beta=0):
+        xhat = (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + eps)
+        return (gamma + delta_gamma) * xhat + (beta + delta_beta)
+
+    return run
+
+
 def rows():
     """Row name: (function, inputs...). Shapes are those of tests/op_cases.h."""
     s, cube, four = (3, 7), (3, 4, 5), (2, 3, 4, 5)
@@ -195,6 +205,20 @@ def rows():
             *(real(*more), real(*few), real(*few), mask(2, 3)),
         ),
         "self_attention": (lambda x: attention()(*x.unbind(2)), real(2, 5, 3, 2, 4)),
+        "layer_norm_in_its_form": (
+            lambda x, g, b: F.layer_norm(x, (37,), g, b, eps=0.1),
+            *(real(2, 3, 37), real(37), real(37)),
+        ),
+        "layer_norm_unbiased": (unbiased_norm(0.1), real(2, 3, 37), real(37), real(37)),
+        "layer_norm_unbiased_two": (unbiased_norm(0.5), real(5, 2), real(2), real(2)),
+        "conditional_layer_norm": (
+            unbiased_norm(0.01),
+            *(real(2, 3, 37), real(37), real(37), real(2, 3, 37), real(2, 3, 37)),
+        ),
+        "conditional_layer_norm_torch": (
+            lambda x, g, b, dg, db: F.layer_norm(x, (8,)) * (g + dg) + b + db,
+            *(real(5, 8), real(8), real(8), real(5, 8), real(5, 8)),
+        ),
     }
 
 
