@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention against the operations that it stands for, and what masks, dropout and blocks of
 // queries must do.
+#include "pinion/nn/attention.h"
+
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 
 #include "attention_testing.h"
+#include "golden_file.h"
+#include "pinion/nn/init.h"
 
 namespace pinion::testing {
 namespace {
@@ -115,6 +120,84 @@ TEST(Attention, IsEmptyWhereThereIsNothing) {
     backward(y, Tensor::zeros(s));
     EXPECT_EQ(k.grad().values<float>(), std::vector<float>(static_cast<size_t>(k.numel()), 0));
   }
+}
+
+// Element i is ((factor i) mod modulus - shift) / scale: exact in float.
+Tensor pattern(const Shape& shape, int factor, int modulus, int shift, float scale) {
+  std::vector<float> v;
+  for (int64_t i = 0; i < shape.numel(); ++i)
+    v.push_back(static_cast<float>(i * factor % modulus - shift) / scale);
+  return Tensor::of(v, shape);
+}
+
+// Weight (r, c) is ((a r + b c) mod modulus - shift) / 8.
+Tensor weight_pattern(int64_t rows, int64_t a, int64_t b, int64_t modulus, int64_t shift) {
+  std::vector<float> v;
+  for (int64_t i = 0; i < rows * 4; ++i)
+    v.push_back(static_cast<float>((i / 4 * a + i % 4 * b) % modulus - shift) / 8);
+  return Tensor::of(v, {rows, 4});
+}
+
+nn::MultiHeadAttention patterned() {
+  nn::MultiHeadAttention layer(4, 2);
+  layer.load_state({{"in_proj_weight", weight_pattern(12, 7, 3, 11, 5)},
+                    {"in_proj_bias", pattern({12}, 5, 7, 3, 4)},
+                    {"out_proj.weight", weight_pattern(4, 5, 2, 9, 4)},
+                    {"out_proj.bias", Tensor::of<float>({0.5, -0.25, 0, 1}, {4})}});
+  return layer;
+}
+
+// The numbers of torch.nn.MultiheadAttention with these parameters, in double.
+TEST(MultiHeadAttention, GivesPyTorchsNumbers) {
+  nn::MultiHeadAttention layer = patterned();
+  const Tensor x = pattern({1, 3, 4}, 3, 7, 3, 4), memory = pattern({1, 2, 4}, 4, 9, 4, 4);
+  Tensor last = Tensor::full({1, 3}, 0, DType::boolean);
+  last.mut().as<bool>()[2] = true;
+  const std::pair<Tensor, std::vector<float>> cases[] = {
+      {layer(x, {}, true),
+       {0.46875, -0.6992188, 0.1875, 0.7695312, 0.4662691, -0.3783918, 0.0849664, 0.9903056,
+        0.4783107, -0.3461063, 0.0920363, 1.0176193}},
+      {layer.attend(x, memory),
+       {0.4515087, -0.4415025, 0.0806826, 0.9376714, 0.4389533, -0.476066, 0.0776279, 0.9126085,
+        0.4609153, -0.5564065, 0.1281701, 0.8608483}},
+      {layer(x, last),
+       {0.4756483, -0.3605545, 0.0900985, 1.0038957, 0.4662691, -0.3783918, 0.0849664, 0.9903056,
+        0.4818332, -0.4278387, 0.1180496, 0.9583776}},
+      {layer.attend(x, x, last),
+       {0.4756483, -0.3605545, 0.0900985, 1.0038957, 0.4662691, -0.3783918, 0.0849664, 0.9903056,
+        0.4818332, -0.4278387, 0.1180496, 0.9583776}}};
+  for (const auto& [got, want] : cases)
+    for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got.values<float>()[i], want[i], 1e-6);
+}
+
+TEST(MultiHeadAttention, DropsInTrainingOnlyAndCountsItsDraws) {
+  manual_seed(3);
+  nn::MultiHeadAttention layer(8, 2, 0.5);
+  const Tensor x = noise({2, 6, 8}, 1);
+  const std::vector<float> first = layer(x).values<float>(), second = layer(x).values<float>();
+  EXPECT_NE(first, second);
+  EXPECT_EQ(layer.counters()[0].name, "calls");
+  layer.load_counters({{"calls", 1}});
+  EXPECT_EQ(layer(x).values<float>(), second);
+  layer.eval();
+  EXPECT_EQ(layer(x).values<float>(), layer(x).values<float>());
+  EXPECT_EQ(layer.counters()[0].count, 2u);
+  EXPECT_EQ(nn::MultiHeadAttention(8, 2, 0, false).named_parameters().size(), 2u);
+}
+
+TEST(MultiHeadAttention, NamesWhatIsWrong) {
+  using ::testing::HasSubstr;
+  const auto text = [](auto f) { return error_text(ErrorKind::internal, f); };
+  EXPECT_THAT(text([] { nn::MultiHeadAttention(7, 2); }),
+              HasSubstr("a width that is a multiple of the heads, got width 7, heads 2"));
+  EXPECT_THAT(text([] { nn::MultiHeadAttention(8, 2, 1); }), HasSubstr("dropout in [0, 1), got 1"));
+  nn::MultiHeadAttention layer(8, 2);
+  EXPECT_THAT(text([&] { layer(Tensor()); }), HasSubstr("a tensor for x, got an undefined one"));
+  EXPECT_THAT(text([&] { layer(noise({2, 3, 4}, 1)); }), HasSubstr("x [B,T,8], got [2,3,4]"));
+  EXPECT_THAT(text([&] {
+                layer.attend(noise({2, 3, 8}, 1), noise({3, 8}, 1));
+              }),
+              HasSubstr("memory [B,T,8], got [3,8]"));
 }
 
 }  // namespace
