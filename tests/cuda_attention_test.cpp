@@ -60,6 +60,18 @@ TEST_F(CudaKernels, AttentionEqualsTheCpus) {
     }
 }
 
+TEST_F(CudaKernels, AttentionOfNothing) {
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const Shape& s : {Shape{0, 3, 2, 32}, {2, 0, 2, 32}, {2, 3, 0, 32}}) {
+      const Tensor q = Tensor::zeros(s, dtype, kCuda).requires_grad(true);
+      const Tensor k = Tensor::full({s[0], 5, s[2], 32}, 1, dtype, kCuda).requires_grad(true);
+      const Tensor y = nn::attention(q, k, k);
+      EXPECT_EQ(y.shape(), s);
+      backward(y, Tensor::zeros(s, dtype, kCuda));
+      EXPECT_EQ(reals(k.grad()), std::vector<double>(static_cast<size_t>(k.numel()), 0));
+    }
+}
+
 TEST_F(CudaKernels, AttentionRepeatsItsBits) {
   const Problem sizes[] = {{1, 20, 35, 2, 64, false, 0.1}, {1, 40, 20, 1, 40, true}};
   for (const Problem& p : sizes)

@@ -105,8 +105,8 @@ class Head {
         rows(block_rows(of)),
         drops(of.dropout > 0),
         keep_scale(static_cast<A>(1 / (1 - of.dropout))),
-        memory((keys * (backward ? 8 : 4) * width + rows * (backward ? 3 : 2) * width +
-                2 * rows * keys + 2 * keys + 2 * kGroup + rows) *
+        memory(((backward ? 6 : 3) * keys * width + (backward ? 3 : 2) * rows * width +
+                (backward ? 2 : 1) * rows * keys + 2 * keys + 2 * kGroup + rows) *
                static_cast<int64_t>(sizeof(A))) {
     A* next = memory.as<A>();
     const auto take = [&](int64_t n) {

@@ -153,7 +153,7 @@ PINION_INLINE void normalise(const T* x, int64_t n, Accumulator<T> mean, Accumul
                              const T* delta_beta, bool stream, T* y) {
   for_packets<2, T>(
       n,
-      [&](int64_t i, int) __attribute__((always_inline)) {
+      [=](int64_t i, int) __attribute__((always_inline)) {
         Packet<T> scale = load_packet(gamma + i), shift = load_packet(beta + i);
         if constexpr (kConditional) {
           scale += load_packet(delta_gamma + i);
@@ -161,7 +161,7 @@ PINION_INLINE void normalise(const T* x, int64_t n, Accumulator<T> mean, Accumul
         }
         put_packet(y + i, (load_packet(x + i) - mean) * factor * scale + shift, stream);
       },
-      [&](int64_t i, int64_t count) __attribute__((always_inline)) {
+      [=](int64_t i, int64_t count) __attribute__((always_inline)) {
         Packet<T> scale = load_part(gamma + i, count), shift = load_part(beta + i, count);
         if constexpr (kConditional) {
           scale += load_part(delta_gamma + i, count);
