@@ -7,24 +7,11 @@
 #include <limits>
 #include <set>
 
+#include "bad_input_image.h"
 #include "op_harness.h"
 
 namespace pinion::testing {
 namespace {
-
-struct BadCall {
-  const char* function;  // as in nn/ops.h
-  const char* text;      // how the error begins
-  Tensor (*call)();
-};
-
-Tensor f32(const Shape& s) { return Tensor::zeros(s); }
-Tensor f64(const Shape& s) { return Tensor::zeros(s, DType::f64); }
-Tensor i64(const Shape& s) { return Tensor::zeros(s, DType::i64); }
-Tensor flags(const Shape& s) { return Tensor::zeros(s, DType::boolean); }
-Tensor id(int64_t value) { return Tensor::of({value}, {1}); }
-const Tensor kNone;
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 std::vector<BadCall> math_calls() {
   using namespace nn;  // NOLINT: a table
@@ -407,8 +394,8 @@ std::vector<BadCall> shape_calls() {
 
 std::vector<BadCall> all_calls() {
   std::vector<BadCall> calls;
-  for (const auto& part :
-       {math_calls(), matrix_calls(), reduce_calls(), row_calls(), shape_calls()})
+  for (const auto& part : {math_calls(), matrix_calls(), reduce_calls(), row_calls(), shape_calls(),
+                           conv_calls(), batch_norm_calls(), pool_calls()})
     calls.insert(calls.end(), part.begin(), part.end());
   return calls;
 }

@@ -76,6 +76,99 @@ def gelu_tanh(x):
     return F.gelu(x, approximate="tanh")
 
 
+def channels_last(run):
+    """PyTorch has channels in front; in Pinion they are last, of images and of filters."""
+
+    def images(x):
+        return x.permute(0, 3, 1, 2) if x is not None and x.dim() == 4 else x
+
+    return lambda *x: run(*map(images, x)).permute(0, 2, 3, 1)
+
+
+def conv2d(**window):
+    return channels_last(lambda x, w, b=None: F.conv2d(x, w, b, **window))
+
+
+def batch_norm(groups=1, relu=False, **options):
+    def run(x, gamma, beta, residual=None):
+        parts = [
+            F.batch_norm(part, None, None, gamma, beta, training=True, **options)
+            for part in x.chunk(groups)
+        ]
+        y = torch.cat(parts)
+        y = y if residual is None else y + residual
+        return y.relu() if relu else y
+
+    return channels_last(run)
+
+
+def batch_norm_eval(x, gamma, beta, mean, var, residual=None):
+    y = F.batch_norm(x, mean.to(x.dtype), var.to(x.dtype), gamma, beta)
+    return y if residual is None else (y + residual).relu()
+
+
+def distinct(*shape):
+    n = torch.Size(shape).numel()
+    return (0.03 * (torch.arange(n) * 37 % n - n // 2)).reshape(shape)
+
+
+def image_rows():
+    s, c = (4, 3, 2, 7), 7
+
+    def affine():
+        return real(c), real(c)
+
+    return {
+        "conv2d": (conv2d(), real(2, 5, 6, 3), real(4, 3, 2, 3), real(4)),
+        "conv2d_strided": (
+            conv2d(stride=2, padding=1),
+            *(real(2, 7, 6, 3), real(5, 3, 3, 3), real(5)),
+        ),
+        "conv2d_dilated": (conv2d(padding=2, dilation=2), real(1, 9, 8, 2), real(3, 3, 2, 2)),
+        "conv2d_1x1": (conv2d(), real(2, 3, 4, 5), real(6, 1, 1, 5)),
+        "conv2d_1x1_strided": (conv2d(stride=2), real(2, 5, 4, 5), real(6, 1, 1, 5), real(6)),
+        "conv2d_wide_padding": (conv2d(padding=4), real(1, 2, 3, 2), real(2, 3, 3, 2)),
+        "batch_norm2d": (batch_norm(), real(*s), *affine()),
+        "batch_norm2d_groups": (batch_norm(groups=2, eps=0.1), real(*s), *affine()),
+        "batch_norm2d_relu": (batch_norm(relu=True), real(*s), *affine()),
+        "batch_norm2d_residual": (batch_norm(), real(*s), *affine(), real(*s)),
+        "batch_norm2d_residual_relu": (
+            batch_norm(groups=4, relu=True),
+            *(real(*s), *affine(), real(*s)),
+        ),
+        "batch_norm2d_eval": (
+            channels_last(batch_norm_eval),
+            *(real(*s), *affine(), positive(c), positive(c)),
+        ),
+        "batch_norm2d_eval_residual_relu": (
+            channels_last(batch_norm_eval),
+            *(real(*s), *affine(), positive(c), positive(c), real(*s)),
+        ),
+        "max_pool2d": (
+            channels_last(lambda x: F.max_pool2d(x, 3, 2, 1)),
+            distinct(2, 6, 5, 3),
+        ),
+        "max_pool2d_overlapping": (
+            channels_last(lambda x: F.max_pool2d(x, 3, 1)),
+            distinct(1, 5, 7, 4),
+        ),
+        "max_pool2d_apart": (
+            channels_last(lambda x: F.max_pool2d(x, 2, 3)),
+            distinct(2, 7, 8, 3),
+        ),
+        "avg_pool2d": (channels_last(lambda x: F.avg_pool2d(x, 3, 2, 1)), real(2, 6, 5, 3)),
+        "adaptive_avg_pool2d": (
+            channels_last(lambda x: F.adaptive_avg_pool2d(x, (3, 2))),
+            real(2, 7, 5, 3),
+        ),
+        "adaptive_avg_pool2d_enlarging": (
+            channels_last(lambda x: F.adaptive_avg_pool2d(x, (5, 3))),
+            real(1, 2, 3, 2),
+        ),
+        "global_avg_pool2d": (lambda x: x.mean((1, 2)), real(2, 3, 4, 5)),
+    }
+
+
 def rows():
     """Row name: (function, inputs...). Shapes are those of tests/op_cases.h."""
     s, cube, four = (3, 7), (3, 4, 5), (2, 3, 4, 5)
@@ -171,7 +264,14 @@ def rows():
     }
 
 
-CONSTANT_INPUTS = {("cross_entropy_weighted", 2), ("cross_entropy_everything", 2)}
+CONSTANT_INPUTS = {
+    ("cross_entropy_weighted", 2),
+    ("cross_entropy_everything", 2),
+    ("batch_norm2d_eval", 3),
+    ("batch_norm2d_eval", 4),
+    ("batch_norm2d_eval_residual_relu", 3),
+    ("batch_norm2d_eval_residual_relu", 4),
+}
 
 
 def golden(name, run, *inputs):
@@ -195,8 +295,9 @@ def golden(name, run, *inputs):
 
 def main():
     tensors = {}
-    for name, (run, *inputs) in rows().items():
-        tensors.update(golden(name, run, *inputs))
+    for part in rows, image_rows:
+        for name, (run, *inputs) in part().items():
+            tensors.update(golden(name, run, *inputs))
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
     OUTPUT.write_bytes(save(tensors, metadata={"made_by": f"torch {torch.__version__}"}))
     print(f"{OUTPUT}: {len(tensors)} tensors, {OUTPUT.stat().st_size} bytes")
