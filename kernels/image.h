@@ -51,4 +51,11 @@ struct BatchNorm {
   bool relu = false;      // y = max(0, ...), last of all
 };
 
+// What bytes of a colour image become: (byte / 255 - mean) / std for each of red, green and blue.
+struct ColourScale {
+  double mean[3] = {0, 0, 0}, std[3] = {1, 1, 1};
+  PINION_INLINE double factor(int c) const { return 1 / (255 * std[c]); }
+  PINION_INLINE double offset(int c) const { return -mean[c] / std[c]; }
+};
+
 }  // namespace pinion::kernels

@@ -60,6 +60,12 @@ PINION_KERNEL(max_pool_backward, ConstView index, ConstView dy, Pool2d p, View d
 PINION_KERNEL(avg_pool_forward, ConstView x, Pool2d p, View y)
 PINION_KERNEL(avg_pool_backward, ConstView dy, Pool2d p, View dx)
 
+// --- preparation --------------------------------------------------------------------------------
+// y[n,i,j,:3] = scaled x[n, top + i, left + j', :], j' = flip ? w - 1 - j : j; other channels 0.
+// x (u8) [N,H,W,3], y [N,h,w,3 or more]; place (i32) [N,3] = top, left, flip of each image, which
+// the caller has checked.
+PINION_KERNEL(prepare_images, ConstView x, ConstView place, ColourScale s, View y)
+
 // clang-format on
 
 }  // namespace pinion::kernels

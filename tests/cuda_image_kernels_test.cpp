@@ -163,5 +163,31 @@ TEST_F(CudaKernels, AveragePool) {
     }
 }
 
+TEST_F(CudaKernels, ImagesArePrepared) {
+  const kernels::ColourScale scale{{0.485, 0.456, 0.406}, {0.229, 0.224, 0.225}};
+  const Shape bytes{2, 9, 11, 3};
+  std::vector<double> values;
+  for (int64_t i = 0; i < bytes.numel(); ++i) values.push_back(static_cast<double>(i * 37 % 256));
+  for (const DType t : kFloating)
+    for (const int64_t channels : {3, 4, 8})
+      for (const int64_t offset : {0, 1}) {
+        SCOPED_TRACE(cat({t, " ", channels, " channels, offset ", offset}));
+        Pair x(DType::u8, bytes, values), place(DType::i32, {2, 3}, {1, 4, 0, 3, 2, 1});
+        Pair y(t, {2, 6, 7, channels}, offset);
+        on_both([&](auto& ctx, Device d) {
+          kernels::prepare_images(ctx, x.on_device(d), place.on_device(d), scale, y.on_device(d));
+        });
+        y.expect_close(bound(t));
+        const std::vector<double> got = y.values(kCuda);
+        // Row 2, column 0 of the second image is pixel (3 + 2, 2 + 6): flipped.
+        const double byte = values[static_cast<size_t>(((9 + 5) * 11 + 8) * 3 + 1)];
+        const auto at = static_cast<size_t>(((6 + 2) * 7 + 0) * channels);
+        EXPECT_NEAR(got[at + 1], (byte / 255 - 0.456) / 0.224, 2.2 * bound(t));
+        if (channels > 3) {
+          EXPECT_EQ(got[at + 3], 0);
+        }
+      }
+}
+
 }  // namespace
 }  // namespace pinion::testing
