@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Metrics read logits on the host: on the CPU in place, on another device through a copy, which
-// waits for the device.
+// Metrics on the CPU read logits in place; on a device means and accuracy add up there, and a
+// confusion matrix takes a copy, which waits for the device.
 #include "pinion/accel/metrics.h"
 
 #include <fmt/format.h>
@@ -9,6 +9,8 @@
 #include <limits>
 
 #include "pinion/accel/text.h"
+#include "pinion/kernels/kernels.h"
+#include "pinion/runtime/graph.h"
 #include "pinion/runtime/log.h"
 
 namespace pinion::accel {
@@ -58,12 +60,58 @@ void check_labels(const char* op, const Tensor& logits, const Tensor& labels) {
 
 }  // namespace
 
-double Mean::value() const { return weight_ != 0 ? sum_ / weight_ : kNaN; }
+void Mean::add(const Tensor& value, double weight) {
+  PINION_CHECK(value.rank() == 0, "Mean: expected a value of no dimensions, got ", value.shape());
+  const Device device = value.device();
+  if (device.kind == Device::Kind::cpu) return add(value.item(), weight);
+  if (!device_sum_.defined()) device_sum_ = Tensor::full({}, 0, DType::f64, device);
+  Tensor wide({}, DType::f64, device);
+  on(device, [&](auto& ctx) {
+    kernels::cast(ctx, value, wide.mut());
+    kernels::affine(ctx, wide, weight, 0, wide.mut());
+    kernels::add(ctx, device_sum_, wide, device_sum_.mut());
+  });
+  weight_ += weight;
+  on_replay([this, weight] { weight_ += weight; });
+}
 
-double Accuracy::value() const { return ratio(correct_, total_, kNaN); }
+double Mean::value() const {
+  const double on_device = device_sum_.defined() ? device_sum_.to({}).item() : 0;
+  return weight_ != 0 ? (sum_ + on_device) / weight_ : kNaN;
+}
+
+// Recorded steps know the place of the sum: it stays.
+void Mean::reset() {
+  sum_ = weight_ = 0;
+  if (device_sum_.defined()) device_sum_.copy_(Tensor::full({}, 0, DType::f64));
+}
+
+double Accuracy::value() const { return ratio(correct(), total_, kNaN); }
+
+int64_t Accuracy::correct() const {
+  if (!device_correct_.defined()) return correct_;
+  return correct_ + device_correct_.to({}).view().as<int64_t>()[0];
+}
+
+void Accuracy::reset() {
+  correct_ = total_ = 0;
+  if (device_correct_.defined()) device_correct_.copy_(Tensor::full({}, 0, DType::i64));
+}
 
 void Accuracy::add(const Tensor& logits, const Tensor& labels) {
   check_labels("Accuracy", logits, labels);
+  if (const Device device = logits.device(); device.kind != Device::Kind::cpu) {
+    if (!device_correct_.defined()) device_correct_ = Tensor::full({}, 0, DType::i64, device);
+    const int64_t n = logits.size(0);
+    Tensor top({n}, logits.dtype(), device), index({n}, DType::i64, device);
+    on(device, [&](auto& ctx) {
+      const ConstView x{logits.view().data, {n, logits.size(1), 1}, logits.dtype()};
+      kernels::max_axis(ctx, x, top.mut(), index.mut());
+      kernels::count_equal(ctx, index, labels, device_correct_.mut());
+    });
+    total_ += n;
+    return on_replay([this, n] { total_ += n; });
+  }
   const Tensor host = labels.to(Device{});
   const int64_t* label = host.view().as<int64_t>();
   int64_t correct = 0;

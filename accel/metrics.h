@@ -11,30 +11,35 @@
 
 namespace pinion::accel {
 
-// The weighted mean of what was added; NaN when nothing was.
+// The weighted mean of what was added; NaN when nothing was. What lies on a device is summed there:
+// only value() waits for it, and add() may be part of a recorded step (runtime/graph.h).
 class Mean {
  public:
   void add(double value, double weight = 1) { sum_ += value * weight, weight_ += weight; }
+  void add(const Tensor& value, double weight = 1);  // floating []
   double value() const;
-  void reset() { *this = Mean(); }
+  void reset();
 
  private:
   double sum_ = 0, weight_ = 0;
+  Tensor device_sum_;  // f64 []
 };
 
 // The share of rows whose largest logit is the labelled class; from 0 to 1, NaN when nothing was
-// added. The first of equal logits counts, and NaN as the largest, as in nn::argmax.
+// added. The first of equal logits counts, and NaN as the largest, as in nn::argmax. What lies on a
+// device is counted there, as in Mean.
 class Accuracy {
  public:
   void add(const Tensor& logits, const Tensor& labels);  // [n, classes] floating, i64 [n]
   void add(int64_t correct, int64_t total) { correct_ += correct, total_ += total; }
   double value() const;
-  int64_t correct() const { return correct_; }
+  int64_t correct() const;
   int64_t total() const { return total_; }
-  void reset() { *this = Accuracy(); }
+  void reset();
 
  private:
   int64_t correct_ = 0, total_ = 0;
+  Tensor device_correct_;  // i64 []
 };
 
 // Counts of (true class, predicted class).

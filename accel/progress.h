@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <type_traits>
 
 namespace pinion::accel {
 
@@ -38,6 +39,13 @@ class Progress {
   void step() { advance(); }
   void step(double loss) {
     loss_ = loss;
+    advance();
+  }
+  // The same when the loss is not at hand, on a device say: it is asked for when it will be shown.
+  template <class F>
+  requires std::is_invocable_r_v<double, F>
+  void step(F&& loss) {
+    if (until_look_ <= 1) loss_ = loss();
     advance();
   }
   void erase();  // takes the bar off the screen

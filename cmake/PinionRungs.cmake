@@ -3,7 +3,7 @@
 # (kernels/cpu/rung.h says why) and puts the objects into the target's archive.
 
 # Files of kernels/cpu that hold no kernels and are compiled once, for the baseline.
-set(PINION_NON_RUNG_FILES parallel isa scratch onednn)
+set(PINION_NON_RUNG_FILES parallel isa scratch onednn onednn_conv onednn_table)
 
 set(PINION_AVX2_FLAGS -mavx2 -mfma -mf16c)
 set(PINION_AVX512_FLAGS ${PINION_AVX2_FLAGS} -mavx512f -mavx512vl -mavx512bw -mavx512dq

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "pinion/kernels/dispatch.h"
+#include "pinion/kernels/image.h"
 
 #define PINION_KERNEL(name, ...)              \
   namespace rung_scalar {                     \
@@ -82,18 +83,34 @@ PINION_KERNEL(embedding_forward, ConstView weight, ConstView ids, View y)
 // dw = 0, then dw[ids[i],:] += dy[i,:] in the order of i; padding (an id, or -1) gets nothing.
 PINION_KERNEL(embedding_backward, ConstView ids, ConstView dy, int64_t padding, View dw)
 
+// --- order --------------------------------------------------------------------------------------
+// sorted = keys (i64 or i32) [n] in rising order, index (i64) [n] = where each was in keys; equal
+// keys stay in their order. No block may overlap another.
+PINION_KERNEL(sort_pairs, ConstView keys, View sorted, View index)
+// y[i] = x[0] + ... + x[i - 1], i64
+PINION_KERNEL(exclusive_scan, ConstView x, View y)
+// The k largest of each row of x [rows,n] in falling order: y [rows,k], index (i64) [rows,k]; of
+// equal ones that with the lowest index comes first, NaN before everything. k <= n.
+PINION_KERNEL(top_k, ConstView x, View y, View index)
+PINION_KERNEL(count_equal, ConstView a, ConstView b, View count)  // i64; count[] += #(a[i] == b[i])
+// order[i] (i64) = Permutation(n, key)(first + i): part of a shuffled epoch of n samples, at most
+// 2^31 of them, from any position on; kernels/permutation.h.
+PINION_KERNEL(permute, int64_t n, PhiloxKey key, int64_t first, View order)
+// A batch: y[i,c] = x[index[i], c] in the type of y, and 0 for rows i and columns c that there are
+// not. x [N,C] of any dtype, y [m,w] floating, m and w at least the size of index and C.
+PINION_KERNEL(gather_cast, ConstView x, ConstView index, View y)
+
 // --- normalisation and losses --------------------------------------------------------------------
 PINION_KERNEL(softmax_forward, ConstView x, View y)                    // over the last dimension
 PINION_KERNEL(softmax_backward, ConstView y, ConstView dy, View dx)    // dx = y (dy - sum(y dy))
 PINION_KERNEL(log_softmax_forward, ConstView x, View y)
 PINION_KERNEL(log_softmax_backward, ConstView y, ConstView dy, View dx)  // dx = dy - e^y sum(dy)
-// y = (x - mean) rstd gamma + beta per row; mean and rstd (f32; f64 for f64) [rows] are for the
-// backward pass.
-PINION_KERNEL(layer_norm_forward, ConstView x, ConstView gamma, ConstView beta, double eps, View y,
-              View mean, View rstd)
-// dx = rstd (g - mean(g) - xhat mean(g xhat)), g = dy gamma; dgamma = sum dy xhat; dbeta = sum dy.
-PINION_KERNEL(layer_norm_backward, ConstView x, ConstView gamma, ConstView mean, ConstView rstd,
-              ConstView dy, View dx, View dgamma, View dbeta)
+PINION_KERNEL(layer_norm_forward, LayerNormArgs args)
+// dx = (g - mean(g) - xhat c) / divisor, g = dy gamma, c = mean(g xhat) or, with unbiased_std, the
+// sum over n - 1 times std / divisor
+PINION_KERNEL(layer_norm_backward, LayerNormArgs args)
+PINION_KERNEL(attention_forward, AttentionArgs args)
+PINION_KERNEL(attention_backward, AttentionArgs args)  // the probabilities are made again
 // Loss and gradient in one pass over x [n,V] with class ids target (i64) [n]:
 //   l_i = (1 - s) (lse(x_i) - x_i[t_i]) + s (lse(x_i) - mean(x_i)),  lse = log sum exp
 //   loss[] = sum w_i l_i / sum w_i over t_i != ignore_index;   dx = d loss / d x
@@ -101,6 +118,45 @@ PINION_KERNEL(layer_norm_backward, ConstView x, ConstView gamma, ConstView mean,
 // dx may be empty. A target outside [0,V) that is not ignore_index sets total to NaN.
 PINION_KERNEL(cross_entropy, ConstView x, ConstView target, ConstView weight, int64_t ignore_index,
               double smoothing, View loss, View total, View dx)
+
+// --- images [N,H,W,C]: convolution with filters [K,R,S,C], y [N,P,Q,K] --------------------------
+// y[n,p,q,k] = sum over r,s,c of x[n, p stride - padding + r dilation, .., c] w[k,r,s,c]
+PINION_KERNEL(conv2d_forward, ConstView x, ConstView w, Conv2d c, View y)
+PINION_KERNEL(conv2d_backward_input, ConstView w, ConstView dy, Conv2d c, View dx)
+PINION_KERNEL(conv2d_backward_weight, ConstView x, ConstView dy, Conv2d c, View dw)
+
+// --- batch normalisation (Ioffe & Szegedy 2015) -------------------------------------------------
+// gamma, beta, means, variances and sums are f32 (f64 over f64); g = groups.
+// mean[g,c] and var[g,c] (biased) over the images and pixels of a group. Where they are not empty,
+// running_mean[c] and running_var[c] follow, group after group: r += momentum (batch - r), with the
+// unbiased variance. batches[] (i64), unless it is empty, gains the number of groups.
+PINION_KERNEL(batch_norm_statistics, ConstView x, BatchNorm b, View mean, View var,
+              View running_mean, View running_var, View batches)
+// y = act((x - mean) gamma / sqrt(var + eps) + beta (+ residual)); mean and var [g,c]
+PINION_KERNEL(batch_norm_apply, ConstView x, ConstView mean, ConstView var, ConstView gamma,
+              ConstView beta, ConstView residual, BatchNorm b, View y)
+// d = dy, with relu dy where y > 0 and else 0; sums[0,g,c] = sum of d, sums[1,g,c] = sum of d xhat;
+// dgamma[c] and dbeta[c] are their sums over groups and may be empty. y is read with relu only.
+PINION_KERNEL(batch_norm_backward_sums, ConstView x, ConstView mean, ConstView var, ConstView y,
+              ConstView dy, BatchNorm b, View sums, View dgamma, View dbeta)
+// dx = gamma / sqrt(var + eps) (d - (sums[0] + xhat sums[1]) / n), n elements a group and channel;
+// without sums, as when mean and var are constants, dx = gamma / sqrt(var + eps) d. dresidual = d.
+// Either may be empty.
+PINION_KERNEL(batch_norm_backward, ConstView x, ConstView mean, ConstView var, ConstView gamma,
+              ConstView y, ConstView dy, ConstView sums, BatchNorm b, View dx, View dresidual)
+
+// --- pooling: x [N,H,W,C], y [N,P,Q,C] ----------------------------------------------------------
+// y = max over the window; index (u8) = r window + s of the first that reaches it, or is empty;
+// NaN wins. Window 16 at most.
+PINION_KERNEL(max_pool_forward, ConstView x, Pool2d p, View y, View index)
+PINION_KERNEL(max_pool_backward, ConstView index, ConstView dy, Pool2d p, View dx)
+// y = mean over the window, padding counted as zeros; adaptive windows have none.
+PINION_KERNEL(avg_pool_forward, ConstView x, Pool2d p, View y)
+PINION_KERNEL(avg_pool_backward, ConstView dy, Pool2d p, View dx)
+// y[n,i,j,:3] = scaled x[n, top + i, left + j', :], j' = flip ? w - 1 - j : j; other channels 0.
+// x (u8) [N,H,W,3], y [N,h,w,3 or more]; place (i32) [N,3] = top, left, flip of each image, which
+// the caller has checked.
+PINION_KERNEL(prepare_images, ConstView x, ConstView place, ColourScale s, View y)
 
 // --- matrix products -----------------------------------------------------------------------------
 // y[.., m, n] = op(a) op(b) (+ y when accumulate); 2-D, or 3-D with one batch extent in front. op
@@ -115,6 +171,9 @@ PINION_KERNEL(linear_forward, ConstView x, ConstView w, ConstView b, Activation 
 // Forward, loss, backward and weight gradients of a whole MLP in one pass over row blocks.
 PINION_KERNEL(fused_mlp_train, FusedMlpArgs args)
 PINION_KERNEL(fused_mlp_forward, FusedMlpArgs args)  // y only
+// Whole training runs of small classifiers in one call. CUDA: up to 32 features, 64 hidden units,
+// 16 classes, and as many samples as fit in shared memory; throws Error (device) otherwise.
+PINION_KERNEL(toy_train, ToyTrainArgs args)
 
 // --- optimizers, clipping, scaling (flat arenas) -------------------------------------------------
 // out[0] = sum of x^2, out[1] = number of non-finite elements; out is f64 [2].
@@ -122,6 +181,17 @@ PINION_KERNEL(squares_and_nonfinite, ConstView x, View out)
 PINION_KERNEL(sgd_step, View w, ConstView dw, View momentum, SgdStep s)  // momentum may be empty
 // vmax: amsgrad
 PINION_KERNEL(adam_step, View w, ConstView dw, View m, View v, View vmax, AdamStep s)
+// Steps whose numbers stand in the device's memory (kernels/step_control.h), for recorded steps:
+// control is one row of f64 [arenas, 5]. lr, step and grad_scale of `s`, and first, are not read.
+// A step that is not skipped counts itself.
+PINION_KERNEL(sgd_step_controlled, View w, ConstView dw, View momentum, SgdStep s, View control)
+PINION_KERNEL(adam_step_controlled, View w, ConstView dw, View m, View v, View vmax, AdamStep s,
+              View control)
+// stats: f64 [arenas, 2], rows of squares_and_nonfinite; loss_scale f32 [] or empty; control f64
+// [arenas, 5]
+PINION_KERNEL(decide_step, ConstView stats, ConstView loss_scale, double max_norm, View control)
+// state: f32 [3], a LossScale; control: the row that says whether the step was skipped
+PINION_KERNEL(update_loss_scale, ConstView control, LossScaleRule rule, View state)
 
 // clang-format on
 

@@ -47,14 +47,14 @@ enum class Rule : uint8_t {
 // The policy. Operations that are not here compute in the type of their operand.
 // clang-format off
 enum class Op : uint8_t {
-  linear, matmul, bmm,                                              // low
+    linear, matmul, bmm, conv2d, attention,                           // low
   softmax, log_softmax, layer_norm, cross_entropy, mse_loss,        // full
   exp, log, sum, mean,
   add, subtract, multiply, divide, add_bias, concat,                // widest
 };
 // clang-format on
 constexpr Rule rule_of(Op op) {
-  return op <= Op::bmm ? Rule::low : op <= Op::mean ? Rule::full : Rule::widest;
+  return op <= Op::attention ? Rule::low : op <= Op::mean ? Rule::full : Rule::widest;
 }
 
 // Drops the calling thread's 16-bit copies of parameters.

@@ -6,6 +6,7 @@
 
 #include "pinion/kernels/kernels.h"
 #include "pinion/nn/init.h"
+#include "pinion/runtime/graph.h"
 
 namespace pinion::nn {
 namespace {
@@ -72,6 +73,7 @@ Tensor Dropout::operator()(const Tensor& x) {
   PINION_CHECK(x.defined(), "Dropout: expected a tensor x, got an undefined one");
   if (!training() || p_ == 0) return x;
   if (p_ == 1) return affine(x, 0, 0);
+  on_replay([this] { ++calls_; });
   return dropout(x, p_, {random_seed(), stream_, calls_++});
 }
 

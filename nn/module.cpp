@@ -9,6 +9,7 @@
 namespace pinion::nn {
 
 void Fields::Visitor::parameter(const std::string&, Tensor&) {}
+void Fields::Visitor::filters(const std::string& name, Tensor& tensor) { parameter(name, tensor); }
 void Fields::Visitor::buffer(const std::string&, Tensor&) {}
 void Fields::Visitor::counter(const std::string&, uint64_t&) {}
 void Fields::Visitor::module(const std::string&, Module&) {}
@@ -21,6 +22,10 @@ void Fields::operator()(const std::string& name, Module& child) {
   visitor_.module(prefix_ + name, child);
   Fields inner(visitor_, prefix_ + name + ".");
   child.fields(inner);
+}
+
+void Fields::filters(const std::string& name, Tensor& parameter) {
+  if (parameter.defined()) visitor_.filters(prefix_ + name, parameter);
 }
 
 void Fields::buffer(const std::string& name, Tensor& tensor) {

@@ -21,6 +21,8 @@ class Fields {
   class Visitor {
    public:
     virtual void parameter(const std::string& name, Tensor& tensor);
+    virtual void filters(const std::string& name,
+                         Tensor& tensor);  // unless overridden: parameter()
     virtual void buffer(const std::string& name, Tensor& tensor);
     virtual void counter(const std::string& name, uint64_t& count);
     virtual void module(const std::string& name, Module& module);  // before the module's own fields
@@ -39,6 +41,8 @@ class Fields {
     for (size_t i = 0; i < children.size(); ++i)
       (*this)(name + "." + std::to_string(i), children[i]);
   }
+  // A parameter [K,R,S,C], which weight files hold as PyTorch does, [K,C,R,S].
+  void filters(const std::string& name, Tensor& parameter);
   // Saved with the weights but not trained: running statistics.
   void buffer(const std::string& name, Tensor& tensor);
   // Part of a checkpoint but of no weight file: how often a layer has drawn random numbers.

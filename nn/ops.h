@@ -6,7 +6,7 @@
 // an operand say so by name.
 #pragma once
 
-#include "pinion/kernels/dispatch.h"
+#include "pinion/kernels/arguments.h"
 #include "pinion/runtime/tensor.h"
 
 namespace pinion {
@@ -59,9 +59,15 @@ Tensor argmax(const Tensor& x, int dim);  // i64: where max() took it; not diffe
 // --- rows -----------------------------------------------------------------------------------
 Tensor softmax(const Tensor& x);      // over the last dimension
 Tensor log_softmax(const Tensor& x);  // over the last dimension
-// (x - mean) / sqrt(variance + eps) gamma + beta over the last dimension: x [..,c], gamma [c], beta
-// [c]
-Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double eps = 1e-5);
+// Over the last dimension, x [..,c], gamma [c], beta [c]: (x - mean) / sqrt(variance + eps) gamma +
+// beta, or with unbiased_std (x - mean) / (std + eps) gamma + beta, std over c - 1; c >= 2 then.
+Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double eps = 1e-5,
+                  LayerNormForm form = LayerNormForm::torch);
+// The same with gamma + delta_gamma and beta + delta_beta, both deltas of x's shape: what a memory
+// conditions the normalisation on (Chen et al. 2020, section 2.3).
+Tensor conditional_layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta,
+                              const Tensor& delta_gamma, const Tensor& delta_beta,
+                              double eps = 1e-6, LayerNormForm form = LayerNormForm::unbiased_std);
 
 struct CrossEntropyOptions {
   int64_t ignore_index = -100;  // targets with this id carry no weight
@@ -74,6 +80,23 @@ struct CrossEntropyOptions {
 Tensor cross_entropy(const Tensor& logits, const Tensor& target,
                      const CrossEntropyOptions& options = {});
 Tensor mse_loss(const Tensor& x, const Tensor& target);  // mean of squares -> []
+
+// --- attention ------------------------------------------------------------------------------
+struct AttentionOptions {
+  Tensor key_padding_mask;  // bool [B,Tk], true for keys that no query sees; undefined: none
+  bool causal = false;      // query i sees keys 0 to i
+  double scale = 0;         // of the scores; 0: 1 / sqrt(d)
+  double dropout = 0;       // of the probabilities, in [0, 1); draws by `key`
+  PhiloxKey key;
+};
+// Scaled dot-product attention of H heads: q [B,Tq,H,d], k [B,Tk,H,d], v [B,Tk,H,d] -> [B,Tq,H,d].
+// y = dropout(softmax(scale q k^T)) v, computed without keeping the probabilities. Scores of keys
+// that a query may not see are replaced by -1e9 before the softmax: their probability is 0, and a
+// query that sees no key gets the mean of all values.
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                 const AttentionOptions& options = {});
+// The same of q, k and v in one tensor, as one projection makes them: [B,T,3,H,d] -> [B,T,H,d].
+Tensor self_attention(const Tensor& qkv, const AttentionOptions& options = {});
 
 // --- shape ----------------------------------------------------------------------------------
 Tensor reshape(const Tensor& x, const Shape& shape);    // shares memory

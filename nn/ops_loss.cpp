@@ -40,36 +40,6 @@ void check_targets(const Tensor& target, const Tensor& total, int64_t classes, i
 
 }  // namespace
 
-Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double eps) {
-  if (const amp::Casts to{amp::Op::layer_norm, x, gamma, beta})
-    return layer_norm(to(x), to(gamma), to(beta), eps);
-  check_floating("layer_norm", "x", x);
-  check_like("layer_norm", "gamma", gamma, x);
-  check_like("layer_norm", "beta", beta, x);
-  PINION_CHECK(x.rank() >= 1, "layer_norm: expected x of at least one dimension, got ", x.shape());
-  PINION_CHECK(eps >= 0, "layer_norm: expected eps of at least 0, got ", eps);
-  check_shape("layer_norm", "gamma", gamma, {x.size(-1)});
-  check_shape("layer_norm", "beta", beta, {x.size(-1)});
-  Tensor y = Tensor::like(x);
-  const Shape rows{x.view().rows()};
-  Tensor mean(rows, wide(x.dtype()), x.device()), rstd = Tensor::like(mean);
-  on(x.device(), [&](auto& ctx) {
-    kernels::layer_norm_forward(ctx, x, gamma, beta, eps, y.mut(), mean.mut(), rstd.mut());
-  });
-  return record("layer_norm", std::move(y), {&x, &gamma, &beta},
-                [to_x = Input(x), to_gamma = Input(gamma), to_beta = Input(beta), x, gamma, mean,
-                 rstd](const Tensor& dy) -> Tensors {
-                  // One kernel makes all three: what nobody wants goes to scratch.
-                  Tensor dx = to_x.gradient(dy);
-                  Tensor dgamma = to_gamma.gradient(gamma), dbeta = to_beta.gradient(gamma);
-                  on(dy.device(), [&](auto& ctx) {
-                    kernels::layer_norm_backward(ctx, x, gamma, mean, rstd, dy, dx.mut(),
-                                                 dgamma.mut(), dbeta.mut());
-                  });
-                  return {std::move(dx), std::move(dgamma), std::move(dbeta)};
-                });
-}
-
 Tensor cross_entropy(const Tensor& logits, const Tensor& target,
                      const CrossEntropyOptions& options) {
   if (const amp::Casts to{amp::Op::cross_entropy, logits})

@@ -3,8 +3,38 @@
 
 #include <unordered_set>
 
+#include "pinion/nn/ops.h"
+#include "pinion/runtime/autograd.h"
+
 namespace pinion::nn {
 namespace {
+
+// The names of a module's filters.
+class FilterNames final : public Fields::Visitor {
+ public:
+  explicit FilterNames(Module& module) {
+    Fields all(*this);
+    module.fields(all);
+  }
+  void filters(const std::string& name, Tensor&) override { names_.insert(name); }
+  bool has(const std::string& name) const { return names_.count(name) > 0; }
+
+ private:
+  std::unordered_set<std::string> names_;
+};
+
+Shape in_file(const Shape& s) { return {s[0], s[3], s[1], s[2]}; }
+
+// [K,R,S,C] to [K,C,R,S] and back.
+Tensor to_file(const Tensor& t) {
+  const Shape& s = t.shape();
+  const NoGrad no_grad;
+  return transpose(t.alias({s[0], s[1] * s[2], s[3]}), 1, 2).alias(in_file(s));
+}
+Tensor from_file(const Tensor& t, const Shape& shape) {
+  const NoGrad no_grad;
+  return transpose(t.alias({shape[0], shape[3], shape[1] * shape[2]}), 1, 2).alias(shape);
+}
 
 std::string text_of(const std::vector<int64_t>& shape) {
   std::string out;
@@ -21,15 +51,15 @@ bool equal(const std::vector<int64_t>& a, const Shape& b) {
 
 // Names and shapes by the header alone, so that a large file of something else is not read first.
 void check_header(const SafetensorsReader& file, const std::vector<NamedTensor>& into,
-                  const std::string& path) {
+                  const FilterNames& filters, const std::string& path) {
   std::unordered_set<std::string_view> names;
   for (const NamedTensor& t : into) {
     names.insert(t.name);
     const SafetensorsEntry* entry = file.find(t.name);
     PINION_REQUIRE(checkpoint, entry, "load_weights: tensor ", t.name, " is missing in ", path);
-    PINION_REQUIRE(checkpoint, equal(entry->shape, t.tensor.shape()), "load_weights: tensor ",
-                   t.name, " should have shape ", t.tensor.shape(), ", got ", text_of(entry->shape),
-                   " in ", path);
+    const Shape shape = filters.has(t.name) ? in_file(t.tensor.shape()) : t.tensor.shape();
+    PINION_REQUIRE(checkpoint, equal(entry->shape, shape), "load_weights: tensor ", t.name,
+                   " should have shape ", shape, ", got ", text_of(entry->shape), " in ", path);
   }
   for (const SafetensorsEntry& entry : file.entries())
     PINION_REQUIRE(checkpoint, names.count(entry.name), "load_weights: tensor ", entry.name,
@@ -40,16 +70,25 @@ void check_header(const SafetensorsReader& file, const std::vector<NamedTensor>&
 
 void save_weights(Module& module, const std::string& path, SafetensorsMetadata metadata) {
   metadata.insert({"format", "pt"});
-  save_safetensors(path, module.state(), metadata);
+  const FilterNames filters(module);
+  std::vector<NamedTensor> state = module.state();
+  for (NamedTensor& t : state)
+    if (filters.has(t.name)) t.tensor = to_file(t.tensor);
+  save_safetensors(path, state, metadata);
 }
 
 void load_weights(Module& module, const std::string& path) {
   const SafetensorsReader file(path);
   const std::vector<NamedTensor> into = module.state();
-  check_header(file, into, path);
+  const FilterNames filters(module);
+  check_header(file, into, filters, path);
   std::vector<NamedTensor> from;
   from.reserve(into.size());
-  for (const NamedTensor& t : into) from.push_back({t.name, file.load(*file.find(t.name))});
+  for (const NamedTensor& t : into) {
+    Tensor loaded = file.load(*file.find(t.name));
+    if (filters.has(t.name)) loaded = from_file(loaded, t.tensor.shape());
+    from.push_back({t.name, std::move(loaded)});
+  }
   copy_state(("load_weights: " + path).c_str(), into, from);
 }
 

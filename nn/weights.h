@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Weight files: a module's parameters and buffers as safetensors under PyTorch's names, so that
 // safetensors.torch.load_file() and Module.load_state_dict() take them, and the other way round.
+// Filters of convolutions are there in PyTorch's order, [K,C,R,S], and here as [K,R,S,C].
 #pragma once
 
 #include <string>

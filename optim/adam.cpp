@@ -42,19 +42,30 @@ Adam::Adam(const char* name, bool decoupled, const std::vector<Group>& groups)
   }
 }
 
+kernels::AdamStep Adam::step_of(size_t group) const {
+  const AdamOptions& o = options_[group];
+  return {.lr = lr(group),
+          .beta1 = o.beta1,
+          .beta2 = o.beta2,
+          .eps = o.eps,
+          .weight_decay = weight_decay(group),
+          .decoupled = decoupled_};
+}
+
 void Adam::update(size_t group, Device device, const Views& views, int64_t steps,
                   double grad_scale) {
-  const AdamOptions& o = options_[group];
-  const kernels::AdamStep s{.lr = lr(group),
-                            .beta1 = o.beta1,
-                            .beta2 = o.beta2,
-                            .eps = o.eps,
-                            .weight_decay = weight_decay(group),
-                            .decoupled = decoupled_,
-                            .step = steps + 1,
-                            .grad_scale = grad_scale};
+  kernels::AdamStep s = step_of(group);
+  s.step = steps + 1;
+  s.grad_scale = grad_scale;
   on(device, [&](auto& ctx) {
     kernels::adam_step(ctx, views.w, views.dw, views.state[0], views.state[1], views.state[2], s);
+  });
+}
+
+void Adam::update_controlled(size_t group, Device device, const Views& views, const View& control) {
+  on(device, [&](auto& ctx) {
+    kernels::adam_step_controlled(ctx, views.w, views.dw, views.state[0], views.state[1],
+                                  views.state[2], step_of(group), control);
   });
 }
 

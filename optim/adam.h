@@ -2,6 +2,7 @@
 // Adam (Kingma & Ba 2015) and AdamW (Loshchilov & Hutter 2019), as torch.optim computes them.
 #pragma once
 
+#include "pinion/kernels/dispatch.h"
 #include "pinion/optim/optimizer.h"
 
 namespace pinion::optim {
@@ -36,8 +37,12 @@ class Adam : public Optimizer {
   Adam(const char* name, bool decoupled, const std::vector<Group>& groups);
   void update(size_t group, Device device, const Views& views, int64_t steps,
               double grad_scale) override;
+  void update_controlled(size_t group, Device device, const Views& views,
+                         const View& control) override;
 
  private:
+  kernels::AdamStep step_of(size_t group) const;
+
   bool decoupled_;
   std::vector<AdamOptions> options_;  // per group; lr and weight_decay are the base's
 };

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "pinion/kernels/kernels.h"
+#include "pinion/kernels/step_control.h"
 #include "pinion/nn/ops.h"
 
 namespace pinion::optim {
@@ -22,12 +24,38 @@ GradScaler::GradScaler(const GradScalerOptions& o) : options_(o) {
   PINION_CHECK(o.growth_interval > 0, "GradScaler: expected growth_interval > 0, got ",
                o.growth_interval);
   PINION_CHECK(o.max_skips > 0, "GradScaler: expected max_skips > 0, got ", o.max_skips);
-  scale_ = static_cast<float>(o.init_scale);
+  state_.scale = static_cast<float>(o.init_scale);
+}
+
+void GradScaler::make_capturable(Device device) {
+  if (!options_.enabled) return;
+  PINION_CHECK(seen_.empty(), "make_capturable: expected no iteration under way");
+  const State state = now();
+  on_device_ = Tensor({3}, DType::f32, device);
+  set(state);
+}
+
+GradScaler::State GradScaler::now() const {
+  if (!on_device_.defined()) return state_;
+  const std::vector<float> s = on_device_.to({}).values<float>();
+  return {s[0], static_cast<int64_t>(s[1]), static_cast<int64_t>(s[2])};
+}
+
+void GradScaler::set(const State& state) {
+  state_ = state;
+  if (!on_device_.defined()) return;
+  const float numbers[] = {static_cast<float>(state.scale),
+                           static_cast<float>(state.growth_tracker),
+                           static_cast<float>(state.skips)};
+  copy(on_device_.device(), on_device_.mut().data, {}, numbers, sizeof numbers);
 }
 
 Tensor GradScaler::scale(const Tensor& loss) const {
   PINION_CHECK(loss.defined(), "GradScaler: expected a loss to scale, got an undefined tensor");
-  return options_.enabled ? loss * scale_ : loss;
+  if (!options_.enabled) return loss;
+  if (!on_device_.defined()) return loss * state_.scale;
+  PINION_CHECK(loss.rank() == 0, "GradScaler: a capturable scaler expects a loss of one element");
+  return nn::cast(loss, DType::f32) * device_scale();
 }
 
 GradScaler::Seen* GradScaler::find(const Optimizer& optimizer) {
@@ -44,8 +72,13 @@ void GradScaler::unscale_(Optimizer& optimizer) {
     PINION_CHECK(seen->stage != Stage::stepped,
                  "unscale_: expected a call before step(), not after");
   }
+  if (on_device_.defined()) {
+    optimizer.divide_by(device_scale());
+    seen_.push_back({&optimizer, Stage::unscaled, false});
+    return;
+  }
   const bool found_inf = optimizer.grad_stats().nonfinite > 0;
-  optimizer.multiply_gradients(static_cast<float>(1 / scale_));
+  optimizer.multiply_gradients(static_cast<float>(1 / state_.scale));
   seen_.push_back({&optimizer, Stage::unscaled, found_inf});
 }
 
@@ -64,24 +97,34 @@ void GradScaler::update() {
   if (!options_.enabled) return;
   PINION_CHECK(!seen_.empty(),
                "update: expected unscale_() or step() in this iteration, got neither");
+  if (on_device_.defined()) return update_on_device();
   const bool found_inf =
       std::any_of(seen_.begin(), seen_.end(), [](const Seen& s) { return s.found_inf; });
   seen_.clear();
-  if (found_inf) {
-    scale_ = std::max(static_cast<float>(scale_ * options_.backoff_factor),
-                      static_cast<float>(options_.min_scale));
-    growth_tracker_ = 0;
-    PINION_REQUIRE(non_finite, ++skips_ < options_.max_skips,
-                   "GradScaler: expected finite gradients,"
-                   " got ",
-                   skips_, " iterations in a row with infinities or NaN, down to scale ", scale_);
-    return;
-  }
-  skips_ = 0;
-  if (++growth_tracker_ < options_.growth_interval) return;
-  growth_tracker_ = 0;
-  const float grown = static_cast<float>(scale_ * options_.growth_factor);
-  if (std::isfinite(grown)) scale_ = grown;
+  kernels::LossScale next{static_cast<float>(state_.scale),
+                          static_cast<float>(state_.growth_tracker),
+                          static_cast<float>(state_.skips)};
+  kernels::update(found_inf, rule(), next);
+  state_ = {next.scale, static_cast<int64_t>(next.growth_tracker),
+            static_cast<int64_t>(next.skips)};
+  PINION_REQUIRE(non_finite, state_.skips < options_.max_skips,
+                 "GradScaler: expected finite gradients, got ", state_.skips,
+                 " iterations in a row with infinities or NaN, down to scale ", state_.scale);
+}
+
+kernels::LossScaleRule GradScaler::rule() const {
+  return {options_.growth_factor, options_.backoff_factor, options_.min_scale,
+          options_.growth_interval};
+}
+
+void GradScaler::update_on_device() {
+  const Optimizer& optimizer = *seen_.front().optimizer;
+  PINION_CHECK(seen_.size() == 1, "update: a capturable scaler expects one optimizer, got ",
+               seen_.size());
+  seen_.clear();
+  on(on_device_.device(), [&](auto& ctx) {
+    kernels::update_loss_scale(ctx, optimizer.control(), rule(), on_device_.mut());
+  });
 }
 
 void GradScaler::update(double new_scale) {
@@ -90,13 +133,16 @@ void GradScaler::update(double new_scale) {
   PINION_CHECK(std::isfinite(next) && next > 0, "update: expected a finite new_scale > 0, got ",
                new_scale);
   seen_.clear();
-  scale_ = next;
+  State state = now();
+  state.scale = next;
+  set(state);
 }
 
 std::vector<nn::NamedTensor> GradScaler::state() const {
-  return {{"scale", Tensor::of<double>({scale_}, {})},
-          {"growth_tracker", Tensor::of<int64_t>({growth_tracker_}, {})},
-          {"skips", Tensor::of<int64_t>({skips_}, {})}};
+  const State s = now();
+  return {{"scale", Tensor::of<double>({s.scale}, {})},
+          {"growth_tracker", Tensor::of<int64_t>({s.growth_tracker}, {})},
+          {"skips", Tensor::of<int64_t>({s.skips}, {})}};
 }
 
 void GradScaler::load_state(const std::vector<nn::NamedTensor>& state) {
@@ -110,9 +156,7 @@ void GradScaler::load_state(const std::vector<nn::NamedTensor>& state) {
   PINION_REQUIRE(checkpoint, tracker >= 0, "GradScaler: expected growth_tracker >= 0, got ",
                  tracker);
   PINION_REQUIRE(checkpoint, skips >= 0, "GradScaler: expected skips >= 0, got ", skips);
-  scale_ = scale;
-  growth_tracker_ = tracker;
-  skips_ = skips;
+  set({scale, tracker, skips});
 }
 
 }  // namespace pinion::optim

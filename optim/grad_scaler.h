@@ -11,6 +11,7 @@
 
 #include <vector>
 
+#include "pinion/kernels/arguments.h"
 #include "pinion/optim/optimizer.h"
 
 namespace pinion::optim {
@@ -29,6 +30,12 @@ class GradScaler {
  public:
   explicit GradScaler(const GradScalerOptions& options = {});
 
+  // Moves the scale and its state to a device: from now on the decisions are made there, without a
+  // wait, for capturable optimizers on that device (Optimizer::make_capturable). step() cannot know
+  // then whether a gradient is infinite and returns true; ask Optimizer::step_was_skipped(). Nor is
+  // there a limit to skips.
+  void make_capturable(Device device);
+
   Tensor scale(const Tensor& loss) const;  // loss times the scale; differentiable
   // Divides the optimizer's gradients by the scale (as its pending factor) and looks for infinities
   // and NaN in the same pass. At most once per optimizer and iteration, before step().
@@ -42,9 +49,12 @@ class GradScaler {
   // Ends the iteration with a scale of the program's own.
   void update(double new_scale);
 
-  double scale() const { return scale_; }
-  int64_t growth_tracker() const { return growth_tracker_; }  // clean iterations since a change
-  int64_t skips() const { return skips_; }                    // iterations skipped in a row
+  // These wait for the device of a capturable scaler.
+  double scale() const { return now().scale; }
+  int64_t growth_tracker() const {
+    return now().growth_tracker;
+  }                                              // clean iterations since a change
+  int64_t skips() const { return now().skips; }  // iterations skipped in a row
   bool enabled() const { return options_.enabled; }
 
   // "scale", "growth_tracker" and "skips", as scalars; growth and backoff come from the options.
@@ -58,13 +68,22 @@ class GradScaler {
     Stage stage;
     bool found_inf;
   };
+  struct State {
+    double scale = 0;  // a float's value: powers of the factors, as PyTorch stores it
+    int64_t growth_tracker = 0;
+    int64_t skips = 0;
+  };
   Seen* find(const Optimizer& optimizer);
+  State now() const;
+  void set(const State& state);
+  kernels::LossScaleRule rule() const;
+  void update_on_device();
+  Tensor device_scale() const { return on_device_.rows(0, 1).alias({}); }
 
   GradScalerOptions options_;
-  double scale_;  // a float's value: powers of the factors, as PyTorch stores it
-  int64_t growth_tracker_ = 0;
-  int64_t skips_ = 0;
+  State state_;
   std::vector<Seen> seen_;
+  Tensor on_device_;  // f32 [3], kernels::LossScale, of a capturable scaler
 };
 
 }  // namespace pinion::optim

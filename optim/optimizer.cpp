@@ -85,6 +85,7 @@ void Optimizer::set_lr(size_t group, double lr) {
   (void)at(group);
   PINION_CHECK(std::isfinite(lr) && lr >= 0, name_, ": expected a finite lr >= 0, got ", lr);
   groups_[group].lr = lr;
+  if (is_capturable()) write_lr(group);
 }
 
 void Optimizer::set_weight_decay(size_t group, double weight_decay) {
@@ -108,22 +109,23 @@ std::vector<nn::NamedTensor> Optimizer::parameters() {
   return out;
 }
 
+Optimizer::Views Optimizer::views_of(Group& group, Arena& arena, const Arena::Range& range) {
+  Views views{part(arena.params().mut(), range), part(arena.grads().view(), range), {}};
+  for (size_t i = 0; i < group.states; ++i)
+    views.state[i] = part(arena.state_block(i).mut(), range);
+  return views;
+}
+
 void Optimizer::step(double grad_scale) {
   PINION_CHECK(std::isfinite(grad_scale), name_, ": expected a finite grad_scale, got ",
                grad_scale);
+  if (is_capturable()) return capturable_step(grad_scale);
   check_pending();
   const double scale = grad_scale * pending_scale_;
   for (size_t g = 0; g < groups_.size(); ++g) {
     for (Arena& arena : groups_[g].arenas) {
-      const std::span<const Arena::Range> ranges = arena.ranges();
-      if (ranges.empty()) continue;
-      Views blocks{arena.params().mut(), arena.grads().view(), {}};
-      const size_t states = groups_[g].states;
-      for (size_t i = 0; i < states; ++i) blocks.state[i] = arena.state_block(i).mut();
-      for (const Arena::Range& range : ranges) {
-        Views views{part(blocks.w, range), part(blocks.dw, range), {}};
-        for (size_t i = 0; i < states; ++i) views.state[i] = part(blocks.state[i], range);
-        update(g, arena.device(), views, range.steps, scale);
+      for (const Arena::Range& range : arena.ranges()) {
+        update(g, arena.device(), views_of(groups_[g], arena, range), range.steps, scale);
         arena.count_step(range);
       }
     }
@@ -151,6 +153,8 @@ void Optimizer::check_pending() {
 }
 
 void Optimizer::multiply_gradients(double factor) {
+  PINION_CHECK(!is_capturable(), name_,
+               ": a capturable optimizer decides on its device: use limit_norm() and divide_by()");
   PINION_CHECK(std::isfinite(factor), name_, ": expected a finite factor for the gradients, got ",
                factor);
   check_pending();
@@ -207,6 +211,7 @@ GradStats Optimizer::measure() {
 }
 
 std::vector<nn::NamedTensor> Optimizer::state() {
+  if (is_capturable()) take_steps_from_device();
   std::vector<nn::NamedTensor> out;
   for (Group& group : groups_)
     for (Arena& arena : group.arenas) arena.list_state(out);
@@ -245,6 +250,7 @@ void Optimizer::load_state(const std::vector<nn::NamedTensor>& state) {
     group.lr = live[at++].tensor.item();
     group.weight_decay = live[at++].tensor.item();
   }
+  if (is_capturable()) make_capturable();
 }
 
 }  // namespace pinion::optim

@@ -39,6 +39,24 @@ class Optimizer {
   // gradients costs none.
   GradStats grad_stats();
 
+  // From now on a step takes its numbers from the memory of its device: the learning rate, how many
+  // steps there were, the factor of the gradients. So a step can be recorded once and replayed
+  // (runtime/graph.h), and nothing in it waits for the device, clipping and loss scaling included.
+  // Every parameter must have a gradient in such a step, all must lie on one device, and the host
+  // learns what was decided only when it asks. As torch.optim's `capturable`. set_lr() reaches
+  // recorded steps; other options are recorded as they are.
+  void make_capturable();
+  bool is_capturable() const { return control_.defined(); }
+  // Of a capturable optimizer: this step clips its gradients by their joint norm, see
+  // clip_grad_norm_; divides them by loss_scale (f32 []) first, and changes nothing if one of them
+  // is not finite. For the next step() only.
+  void limit_norm(double max_norm);
+  void divide_by(const Tensor& loss_scale);
+  // Of the last step of a capturable optimizer; these wait for the device.
+  double grad_norm() const;       // before clipping; NaN when nothing asked for it
+  bool step_was_skipped() const;  // a gradient was not finite
+  ConstView control() const;      // f64 [5], kernels::StepControl, for kernels of the same step
+
   size_t group_count() const { return groups_.size(); }
   const std::string& group_name(size_t group) const { return at(group).name; }
   double lr(size_t group = 0) const { return at(group).lr; }
@@ -68,6 +86,9 @@ class Optimizer {
   };
   virtual void update(size_t group, Device device, const Views& views, int64_t steps,
                       double grad_scale) = 0;
+  // The same with the numbers of a kernels::StepControl in the device's memory.
+  virtual void update_controlled(size_t group, Device device, const Views& views,
+                                 const View& control) = 0;
 
  private:
   struct Group {
@@ -83,6 +104,11 @@ class Optimizer {
   void check_pending();
   void check_numbers(const std::vector<nn::NamedTensor>& state) const;
   GradStats measure();
+  Views views_of(Group& group, Arena& arena, const Arena::Range& range);
+  void capturable_step(double grad_scale);
+  void write_lr(size_t group);
+  std::vector<double> control_numbers() const;  // waits for the device
+  void take_steps_from_device();
 
   const char* name_;
   std::vector<Group> groups_;
@@ -95,7 +121,10 @@ class Optimizer {
     uint64_t layout = 0;
     GradStats found;
   } last_stats_;
-  Tensor stats_;  // f64 [2]: result of the kernel
+  Tensor stats_;       // f64 [2]: result of the kernel; [arenas, 2] of a capturable optimizer
+  Tensor control_;     // f64 [arenas, 5], of a capturable optimizer
+  double max_norm_;    // of the next step, infinite when it does not clip
+  Tensor loss_scale_;  // of the next step
 };
 
 }  // namespace pinion::optim

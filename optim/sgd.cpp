@@ -28,17 +28,27 @@ Sgd::Sgd(const std::vector<Group>& groups) : Optimizer("Sgd") {
   }
 }
 
+kernels::SgdStep Sgd::step_of(size_t group) const {
+  const SgdOptions& o = options_[group];
+  return {.lr = lr(group),
+          .momentum = o.momentum,
+          .dampening = o.dampening,
+          .weight_decay = weight_decay(group),
+          .nesterov = o.nesterov};
+}
+
 void Sgd::update(size_t group, Device device, const Views& views, int64_t steps,
                  double grad_scale) {
-  const SgdOptions& o = options_[group];
-  const kernels::SgdStep s{.lr = lr(group),
-                           .momentum = o.momentum,
-                           .dampening = o.dampening,
-                           .weight_decay = weight_decay(group),
-                           .nesterov = o.nesterov,
-                           .first = steps == 0,
-                           .grad_scale = grad_scale};
+  kernels::SgdStep s = step_of(group);
+  s.first = steps == 0;
+  s.grad_scale = grad_scale;
   on(device, [&](auto& ctx) { kernels::sgd_step(ctx, views.w, views.dw, views.state[0], s); });
+}
+
+void Sgd::update_controlled(size_t group, Device device, const Views& views, const View& control) {
+  on(device, [&](auto& ctx) {
+    kernels::sgd_step_controlled(ctx, views.w, views.dw, views.state[0], step_of(group), control);
+  });
 }
 
 }  // namespace pinion::optim

@@ -2,6 +2,7 @@
 // Stochastic gradient descent with momentum, as torch.optim.SGD computes it.
 #pragma once
 
+#include "pinion/kernels/dispatch.h"
 #include "pinion/optim/optimizer.h"
 
 namespace pinion::optim {
@@ -27,8 +28,12 @@ class Sgd final : public Optimizer {
  protected:
   void update(size_t group, Device device, const Views& views, int64_t steps,
               double grad_scale) override;
+  void update_controlled(size_t group, Device device, const Views& views,
+                         const View& control) override;
 
  private:
+  kernels::SgdStep step_of(size_t group) const;
+
   std::vector<SgdOptions> options_;  // per group; lr and weight_decay are the base's
 };
 

@@ -8,10 +8,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
 #include <cstdlib>
 #include <mutex>
 #include <utility>
+
+#include "pinion/kernels/size_classes.h"
 
 #ifdef PINION_WITH_CUDA
 #include "pinion/kernels/cuda/backend.h"
@@ -35,21 +36,10 @@ constexpr size_t kHugeFrom = 1 << 20;          // blocks from this size on ask f
 constexpr size_t kHugePage = 2 << 20;
 constexpr int64_t kPostEvery = 64 << 10;
 
-// Classes: multiples of 64 up to 1 KiB, then eight steps per power of two.
-constexpr int kLinearClasses = 16;
-constexpr int kClasses = kLinearClasses + 8 * 36;  // up to 2^46 bytes
-
-int class_of(size_t bytes) {
-  if (bytes <= 1024) return bytes == 0 ? 0 : static_cast<int>((bytes - 1) / 64);
-  const int log = std::bit_width(bytes - 1) - 1;  // 2^log < bytes <= 2^(log + 1)
-  const auto step = static_cast<int>(((bytes - 1) >> (log - 3)) & 7);
-  return kLinearClasses + (log - 10) * 8 + step;
-}
-size_t bytes_of(int cls) {
-  if (cls < kLinearClasses) return static_cast<size_t>(cls + 1) * 64;
-  const int log = 10 + (cls - kLinearClasses) / 8, step = (cls - kLinearClasses) % 8;
-  return (size_t{8} + static_cast<size_t>(step) + 1) << (log - 3);
-}
+using kernels::bytes_of_size_class;
+using kernels::kLinearSizeClasses;
+using kernels::kSizeClasses;
+using kernels::size_class_of;
 
 struct Free {
   Free* next;
@@ -92,7 +82,7 @@ void* system_block(size_t bytes) {
 
 struct Central {
   std::mutex mutex;
-  Free* lists[kClasses] = {};
+  Free* lists[kSizeClasses] = {};
   char* slab = nullptr;
   size_t slab_left = 0;
 
@@ -102,7 +92,7 @@ struct Central {
       lists[cls] = block->next;
       return block;
     }
-    const size_t bytes = bytes_of(cls);
+    const size_t bytes = bytes_of_size_class(cls);
     if (bytes > kMaxSlabBlock) return system_block(bytes);
     if (slab_left < bytes) {
       slab = static_cast<char*>(system_block(kSlabBytes));
@@ -122,11 +112,12 @@ struct Central {
 
   void trim() {
     const std::lock_guard lock(mutex);
-    for (int cls = class_of(kMaxSlabBlock) + 1; cls < kClasses; ++cls)
+    for (int cls = size_class_of(kMaxSlabBlock) + 1; cls < kSizeClasses; ++cls)
       while (Free* block = lists[cls]) {
         lists[cls] = block->next;
         std::free(block);
-        books[0].reserved.fetch_sub(static_cast<int64_t>(bytes_of(cls)), std::memory_order_relaxed);
+        books[0].reserved.fetch_sub(static_cast<int64_t>(bytes_of_size_class(cls)),
+                                    std::memory_order_relaxed);
       }
   }
 };
@@ -141,7 +132,7 @@ struct Cache {
     Free* first = nullptr;
     size_t bytes = 0;
   };
-  static constexpr int kThreadClasses = kLinearClasses + 8 * 8;  // up to kMaxThreadBlock
+  static constexpr int kThreadClasses = kLinearSizeClasses + 8 * 8;  // up to kMaxThreadBlock
   List lists[kThreadClasses];
   int64_t pending[kMemoryTags] = {};  // of the CPU's books, not posted yet
 
@@ -158,7 +149,7 @@ struct Cache {
 
   void give_back(int cls, size_t keep_bytes) {
     List& list = lists[cls];
-    const size_t size = bytes_of(cls);
+    const size_t size = bytes_of_size_class(cls);
     if (list.bytes <= keep_bytes) return;
     Free *first = list.first, *last = first;
     list.bytes -= size;
@@ -170,7 +161,7 @@ struct Cache {
     for (int cls = 0; cls < kThreadClasses; ++cls) give_back(cls, 0);
   }
 };
-static_assert(kLinearClasses + 8 * 8 <= kClasses);
+static_assert(kLinearSizeClasses + 8 * 8 <= kSizeClasses);
 
 // A plain pointer, so that access is one load; the owner beside it frees the cache when the thread
 // ends, and late releases (static tensors, other thread_locals' destructors) find it gone.
@@ -201,14 +192,14 @@ thread_local MemoryTag current_tag = MemoryTag::other;
 
 void* take_block(size_t bytes) {
   if (!kCaching) return system_block(bytes ? bytes : 1);
-  const int cls = class_of(bytes);
-  if (cls >= kClasses) return nullptr;
+  const int cls = size_class_of(bytes);
+  if (cls >= kSizeClasses) return nullptr;
   Cache* c = cls < Cache::kThreadClasses ? thread_cache() : nullptr;
   if (c) {
     Cache::List& list = c->lists[cls];
     if (Free* block = list.first) {
       list.first = block->next;
-      list.bytes -= bytes_of(cls);
+      list.bytes -= bytes_of_size_class(cls);
       return block;
     }
   }
@@ -220,14 +211,14 @@ void put_block(void* data, size_t bytes) {
     books[0].reserved.fetch_sub(static_cast<int64_t>(bytes ? bytes : 1), std::memory_order_relaxed);
     return std::free(data);
   }
-  const int cls = class_of(bytes);
+  const int cls = size_class_of(bytes);
   auto* block = static_cast<Free*>(data);
   Cache* c = cls < Cache::kThreadClasses ? thread_cache() : nullptr;
   if (!c) return central().put(cls, block, block);
   Cache::List& list = c->lists[cls];
   block->next = list.first;
   list.first = block;
-  list.bytes += bytes_of(cls);
+  list.bytes += bytes_of_size_class(cls);
   if (list.bytes > kThreadListBytes) [[unlikely]]
     c->give_back(cls, kThreadListBytes / 2);
 }
@@ -241,9 +232,18 @@ void account(MemoryTag tag, int64_t delta) {
 
 [[noreturn]] void fail_out_of_memory(Device device, int64_t bytes) {
   const MemoryStats stats = memory_stats(device);
-  fail(ErrorKind::out_of_memory,
-       {"allocate: ", device.name(), " is out of memory: asked for ", bytes, " bytes, ", stats.live,
-        " live, ", stats.peak, " at peak, ", stats.reserved, " reserved"});
+  std::string text =
+      cat({"allocate: ", device.name(), " is out of memory: asked for ", bytes, " bytes, ",
+           stats.live, " live, ", stats.peak, " at peak, ", stats.reserved, " reserved"});
+#ifdef PINION_WITH_CUDA
+  if (device.kind == Device::Kind::cuda)
+    text += cat({", ", cuda_backend::free_bytes(device.index), " free"});
+#endif
+  text += "; at peak by tag:";
+  for (int tag = 0; tag < kMemoryTags; ++tag)
+    text += cat({tag ? ", " : " ", name_of(static_cast<MemoryTag>(tag)), " ",
+                 memory_stats(device, static_cast<MemoryTag>(tag)).peak});
+  fail(ErrorKind::out_of_memory, {text});
 }
 
 }  // namespace
@@ -303,7 +303,14 @@ void release_with_header(void* block, int64_t header, int64_t bytes, MemoryTag t
 static MemoryStats stats_at(Device device, int at) {
   if (Cache* c = thread_cache()) c->post_all();
   const Books& b = books_of(device);
-  return {b.live[at].load(), b.peak[at].load(), b.reserved.load(), b.system_calls.load()};
+  MemoryStats stats{b.live[at].load(), b.peak[at].load(), b.reserved.load(), b.system_calls.load()};
+#ifdef PINION_WITH_CUDA
+  if (device.kind == Device::Kind::cuda) {
+    const cuda_backend::Activity activity = cuda_backend::activity(device.index);
+    stats.reserved = activity.reserved, stats.system_calls = activity.device_calls;
+  }
+#endif
+  return stats;
 }
 MemoryStats memory_stats(Device device) { return stats_at(device, kMemoryTags); }
 MemoryStats memory_stats(Device device, MemoryTag tag) {
@@ -317,7 +324,12 @@ void reset_peak(Device device) {
 }
 
 void trim(Device device) {
-  if (device.kind == Device::Kind::cuda) return;
+  if (device.kind == Device::Kind::cuda) {
+#ifdef PINION_WITH_CUDA
+    cuda_backend::trim(device.index);
+#endif
+    return;
+  }
   if (Cache* c = thread_cache()) c->give_all_back();
   central().trim();
 }

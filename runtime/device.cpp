@@ -128,7 +128,19 @@ void copy(Device to, void* dst, Device from, const void* src, int64_t bytes) {
     return;
   }
 #ifdef PINION_WITH_CUDA
-  cuda_backend::copy(to.kind == Device::Kind::cuda ? to.index : from.index, dst, src, bytes);
+  const auto place = [](Device d) {
+    return d.kind == Device::Kind::cuda ? d.index : cuda_backend::kHost;
+  };
+  cuda_backend::copy(place(to), dst, place(from), src, bytes);
+#else
+  fail_no_cuda();
+#endif
+}
+
+void synchronize(Device device) {
+  if (device.kind == Device::Kind::cpu) return;
+#ifdef PINION_WITH_CUDA
+  cuda_backend::synchronize(device.index);
 #else
   fail_no_cuda();
 #endif

@@ -47,8 +47,12 @@ class CpuContextGuard {
 Isa best_isa();  // the highest rung that this CPU and operating system can run
 const char* name_of(Isa isa);
 
-// Copies bytes between blocks on any two devices; blocks the host when a device is involved.
+// Copies bytes between blocks on any two devices. A copy to the host waits for the device's work so
+// far; from the host it does not wait, and `src` may be changed as soon as it returns.
 void copy(Device to, void* dst, Device from, const void* src, int64_t bytes);
+
+// Waits for the device's work so far, and throws what it met; on the CPU there is nothing to do.
+void synchronize(Device device);
 
 [[noreturn]] void fail_no_cuda();
 

@@ -137,6 +137,12 @@ Tensor Tensor::to(Device target) const {
   return out;
 }
 
+void Tensor::copy_(const Tensor& from) {
+  PINION_CHECK(from.shape() == shape() && from.dtype() == dtype(), "copy_: expected ", dtype(), " ",
+               shape(), ", got ", from.dtype(), " ", from.shape());
+  copy(device(), mut().data, from.device(), from.view().data, numel() * size_of(dtype()));
+}
+
 Tensor Tensor::clone() const {
   Tensor out = like(*this);
   copy(device(), out.mut().data, device(), view().data, numel() * size_of(dtype()));

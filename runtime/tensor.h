@@ -159,6 +159,8 @@ class Tensor {
   Tensor detach() const { return alias(shape()); }
   Tensor to(Device device) const;  // a copy, or this handle when it is there already
   Tensor clone() const;            // a copy of the contents, outside the graph
+  // Fills this tensor with the contents of another one of its shape and dtype, on any device.
+  void copy_(const Tensor& from);
 
   template <class T>
   std::vector<T> values() const {  // copies to the host; dtype must be T's
@@ -218,8 +220,8 @@ class Tensors {
   }
   Tensors(Tensors&&) = default;
   Tensors(const Tensors&) = default;
-  Tensors& operator=(Tensors&&) = default;  // NOLINT: clang copies arrays with a reserved name
-  Tensors& operator=(const Tensors&) = default;
+  Tensors& operator=(Tensors&&) = default;       // NOLINT: clang copies arrays with a reserved name
+  Tensors& operator=(const Tensors&) = default;  // NOLINT: as above
 
   void push_back(Tensor t) {
     if (size_ < kInline)

@@ -11,6 +11,7 @@
 #include "golden_file.h"
 #include "pinion/nn/init.h"
 #include "pinion/nn/layers.h"
+#include "pinion/nn/ops.h"
 #include "pinion/optim/sgd.h"
 #include "pinion/runtime/autograd.h"
 
@@ -31,6 +32,8 @@ TEST(Autocast, ProductsRunInSixteenBits) {
     const DType t = low(p);
     EXPECT_EQ(matmul(ones({2, 3}), ones({3, 4})).dtype(), t);
     EXPECT_EQ(bmm(ones({2, 3, 4}), ones({2, 4, 5})).dtype(), t);
+    EXPECT_EQ(self_attention(ones({1, 2, 3, 1, 4})).dtype(), t);
+    EXPECT_EQ(attention(ones({1, 2, 1, 4}), ones({1, 3, 1, 4}, t), ones({1, 3, 1, 4})).dtype(), t);
     EXPECT_EQ(linear(ones({2, 3}), ones({4, 3})).dtype(), t);
     EXPECT_EQ(linear(ones({2, 3}, t), ones({4, 3}), ones({4}), Activation::relu).dtype(), t);
     EXPECT_EQ(relu(ones({2}, t)).dtype(), t);  // takes what it gets
@@ -48,6 +51,10 @@ TEST(Autocast, SensitiveOperationsRunInF32) {
          return cross_entropy(x, Tensor::of<int64_t>({0, 1}, {2}));
        }},
       {"layer_norm", [](const Tensor& x) { return layer_norm(x, ones({3}), ones({3})); }},
+      {"conditional_layer_norm",
+       [](const Tensor& x) {
+         return conditional_layer_norm(x, ones({3}), ones({3}), ones({2, 3}), ones({2, 3}));
+       }},
       {"exp", [](const Tensor& x) { return exp(x); }},
       {"log", [](const Tensor& x) { return log(x); }},
       {"sum", [](const Tensor& x) { return sum(x); }},

@@ -7,24 +7,11 @@
 #include <limits>
 #include <set>
 
+#include "bad_input_image.h"
 #include "op_harness.h"
 
 namespace pinion::testing {
 namespace {
-
-struct BadCall {
-  const char* function;  // as in nn/ops.h
-  const char* text;      // how the error begins
-  Tensor (*call)();
-};
-
-Tensor f32(const Shape& s) { return Tensor::zeros(s); }
-Tensor f64(const Shape& s) { return Tensor::zeros(s, DType::f64); }
-Tensor i64(const Shape& s) { return Tensor::zeros(s, DType::i64); }
-Tensor flags(const Shape& s) { return Tensor::zeros(s, DType::boolean); }
-Tensor id(int64_t value) { return Tensor::of({value}, {1}); }
-const Tensor kNone;
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 std::vector<BadCall> math_calls() {
   using namespace nn;  // NOLINT: a table
@@ -234,7 +221,7 @@ Tensor loss_with(double smoothing, const Tensor& weight) {
 
 std::vector<BadCall> row_calls() {
   using namespace nn;  // NOLINT: a table
-  const char* const norm = "layer_norm(x, gamma, beta, eps)";
+  const char* const norm = "layer_norm(x, gamma, beta, eps, form)";
   const char* const loss = "cross_entropy(logits, target, options)";
   return {
       {"softmax(x)", "softmax: expected x of at least one dimension, got []",
@@ -405,10 +392,135 @@ std::vector<BadCall> shape_calls() {
   };
 }
 
+nn::AttentionOptions attention_options(double dropout, double scale, const Tensor& mask = {}) {
+  nn::AttentionOptions options;
+  options.dropout = dropout;
+  options.scale = scale;
+  options.key_padding_mask = mask;
+  return options;
+}
+
+std::vector<BadCall> attention_calls() {
+  using namespace nn;  // NOLINT: a table
+  const char* const separate = "attention(q, k, v, options)";
+  const char* const packed = "self_attention(qkv, options)";
+  return {
+      {separate, "attention: expected a tensor for k",
+       [] {
+         return attention(f32({1, 2, 3, 4}), kNone, f32({1, 2, 3, 4}));
+       }},
+      {separate, "attention: expected q of a floating type, got i64",
+       [] {
+         return attention(i64({1, 2, 3, 4}), i64({1, 2, 3, 4}), i64({1, 2, 3, 4}));
+       }},
+      {separate, "attention: expected v of type f32, got f64",
+       [] {
+         return attention(f32({1, 2, 3, 4}), f32({1, 2, 3, 4}), f64({1, 2, 3, 4}));
+       }},
+      {separate, "attention: expected q of 4 dimensions, got [2,3,4]",
+       [] {
+         return attention(f32({2, 3, 4}), f32({1, 2, 3, 4}), f32({1, 2, 3, 4}));
+       }},
+      {separate, "attention: expected k of 4 dimensions, got [2,3,4]",
+       [] {
+         return attention(f32({1, 2, 3, 4}), f32({2, 3, 4}), f32({1, 2, 3, 4}));
+       }},
+      {separate, "attention: expected k [1,7,3,4], got [1,7,2,4]",
+       [] {
+         return attention(f32({1, 2, 3, 4}), f32({1, 7, 2, 4}), f32({1, 7, 2, 4}));
+       }},
+      {separate, "attention: expected v [1,7,3,4], got [1,6,3,4]",
+       [] {
+         return attention(f32({1, 2, 3, 4}), f32({1, 7, 3, 4}), f32({1, 6, 3, 4}));
+       }},
+      {separate, "attention: expected at least one key and one feature, got 0 keys of 4 features",
+       [] {
+         return attention(f32({1, 2, 3, 4}), f32({1, 0, 3, 4}), f32({1, 0, 3, 4}));
+       }},
+      {packed, "self_attention: expected qkv of 5 dimensions, got [2,5,12]",
+       [] {
+         return self_attention(f32({2, 5, 12}));
+       }},
+      {packed, "self_attention: expected qkv [B,T,3,H,d], got [2,5,2,3,4]",
+       [] {
+         return self_attention(f32({2, 5, 2, 3, 4}));
+       }},
+      {packed, "self_attention: expected dropout in [0, 1), got 1",
+       [] {
+         return self_attention(f32({2, 5, 3, 3, 4}), attention_options(1, 0));
+       }},
+      {packed, "self_attention: expected dropout in [0, 1)",
+       [] {
+         return self_attention(f32({2, 5, 3, 3, 4}), attention_options(kNan, 0));
+       }},
+      {packed, "self_attention: expected a finite scale above 0, or 0 for 1 / sqrt(d), got -1",
+       [] {
+         return self_attention(f32({2, 5, 3, 3, 4}), attention_options(0, -1));
+       }},
+      {packed, "self_attention: expected key_padding_mask of type bool, got f32",
+       [] {
+         return self_attention(f32({2, 5, 3, 3, 4}), attention_options(0, 0, f32({2, 5})));
+       }},
+      {packed, "self_attention: expected key_padding_mask [2,5], got [5]",
+       [] {
+         return self_attention(f32({2, 5, 3, 3, 4}), attention_options(0, 0, flags({5})));
+       }},
+  };
+}
+
+std::vector<BadCall> norm_calls() {
+  using namespace nn;  // NOLINT: a table
+  const char* const norm = "layer_norm(x, gamma, beta, eps, form)";
+  const char* const conditional =
+      "conditional_layer_norm(x, gamma, beta, delta_gamma, delta_beta, eps, form)";
+  constexpr LayerNormForm kUnbiased = LayerNormForm::unbiased_std;
+  return {
+      {norm, "layer_norm: expected x of a floating type, got i64",
+       [] {
+         return layer_norm(i64({2, 3}), f32({3}), f32({3}), 0, kUnbiased);
+       }},
+      {norm, "layer_norm: expected gamma [3], got [2]",
+       [] {
+         return layer_norm(f32({2, 3}), f32({2}), f32({3}), 0, kUnbiased);
+       }},
+      {norm, "layer_norm: expected beta of type f32, got f64",
+       [] {
+         return layer_norm(f32({2, 3}), f32({3}), f64({3}), 0, kUnbiased);
+       }},
+      {norm, "layer_norm: expected eps of at least 0, got -1",
+       [] {
+         return layer_norm(f32({2, 3}), f32({3}), f32({3}), -1, kUnbiased);
+       }},
+      {norm, "layer_norm: expected at least two features for an unbiased std, got x [2,1]",
+       [] {
+         return layer_norm(f32({2, 1}), f32({1}), f32({1}), 0, kUnbiased);
+       }},
+      {norm, "layer_norm: expected a LayerNormForm, got 9",
+       [] {
+         return layer_norm(f32({2, 3}), f32({3}), f32({3}), 0, static_cast<LayerNormForm>(9));
+       }},
+      {conditional, "conditional_layer_norm: expected x of at least one dimension, got []",
+       [] { return conditional_layer_norm(f32({}), f32({1}), f32({1}), f32({}), f32({})); }},
+      {conditional, "conditional_layer_norm: expected delta_gamma [2,3], got [3]",
+       [] {
+         return conditional_layer_norm(f32({2, 3}), f32({3}), f32({3}), f32({3}), f32({2, 3}));
+       }},
+      {conditional, "conditional_layer_norm: expected a tensor for delta_beta",
+       [] {
+         return conditional_layer_norm(f32({2, 3}), f32({3}), f32({3}), f32({2, 3}), kNone);
+       }},
+      {conditional, "conditional_layer_norm: expected delta_beta [2,3], got [3,2]",
+       [] {
+         return conditional_layer_norm(f32({2, 3}), f32({3}), f32({3}), f32({2, 3}), f32({3, 2}));
+       }},
+  };
+}
+
 std::vector<BadCall> all_calls() {
   std::vector<BadCall> calls;
   for (const auto& part :
-       {math_calls(), matrix_calls(), reduce_calls(), row_calls(), shape_calls()})
+       {math_calls(), matrix_calls(), reduce_calls(), row_calls(), shape_calls(), attention_calls(),
+        norm_calls(), conv_calls(), batch_norm_calls(), pool_calls()})
     calls.insert(calls.end(), part.begin(), part.end());
   return calls;
 }

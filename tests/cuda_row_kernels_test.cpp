@@ -6,6 +6,9 @@
 #include <limits>
 
 #include "device_pair.h"
+#ifdef PINION_WITH_CUDA
+#include "pinion/kernels/cuda/matmul_library.h"
+#endif
 
 namespace pinion::testing {
 namespace {
@@ -99,7 +102,7 @@ template <class F>
 std::string wait_after(F f) {
   on(kCuda, f);
   try {
-    Tensor::of<float>({1}, {1}).to(kCuda);
+    synchronize(kCuda);
   } catch (const Error& e) {
     return e.what();
   }
@@ -137,26 +140,37 @@ TEST_F(CudaKernels, AnIndexOutsideItsRangeIsReportedOnce) {
               HasSubstr("gather: index must lie in [0, 5), got "));
 }
 
-TEST_F(CudaKernels, LayerNormOfAnyShape) {
-  for (const int64_t rows : {1, 63, 65, 200})
-    for (const int64_t n : {1, 31, 270}) {
-      SCOPED_TRACE(cat({"rows ", rows, " n ", n}));
-      Pair x(DType::f32, {rows, n}, 1, 3), gamma(DType::f32, {n}, 2), beta(DType::f32, {n}, 3);
-      Pair dy(DType::f32, {rows, n}, 1), y(DType::f32, {rows, n}), dx(DType::f32, {rows, n});
-      Pair mean(DType::f32, {rows}), rstd(DType::f32, {rows});
-      Pair dgamma(DType::f32, {n}), dbeta(DType::f32, {n});
-      on_both([&](auto& ctx, Device d) {
-        kernels::layer_norm_forward(ctx, x.on_device(d), gamma.on_device(d), beta.on_device(d),
-                                    1e-5, y.on_device(d), mean.on_device(d), rstd.on_device(d));
-        kernels::layer_norm_backward(ctx, x.on_device(d), gamma.on_device(d), mean.on_device(d),
-                                     rstd.on_device(d), dy.on_device(d), dx.on_device(d),
-                                     dgamma.on_device(d), dbeta.on_device(d));
-      });
-      y.expect_close(1e-5);
-      if (n > 1) dx.expect_close(2e-5);  // else it is 0 but for rounding
-      if (n > 1) dgamma.expect_close(2e-5);
-      dbeta.expect_close(2e-5);
-    }
+TEST_F(CudaKernels, LayerNormOfEveryFormAndShape) {
+  for (const LayerNormForm form : {LayerNormForm::torch, LayerNormForm::unbiased_std})
+    for (const bool deltas : {false, true})
+      for (const int64_t rows : {1, 63, 65, 200})
+        for (const int64_t n : {1, 2, 31, 270}) {
+          if (n == 1 && form == LayerNormForm::unbiased_std) continue;
+          SCOPED_TRACE(cat({"form ", int(form), " deltas ", deltas, " rows ", rows, " n ", n}));
+          const Shape shape{rows, n};
+          Pair x(DType::f32, shape, 1, 3), gamma(DType::f32, {n}, 2), beta(DType::f32, {n}, 3);
+          Pair more(DType::f32, shape, 4), shift(DType::f32, shape, 5), dy(DType::f32, shape, 1);
+          Pair y(DType::f32, shape), dx(DType::f32, shape), dmore(DType::f32, shape);
+          Pair mean(DType::f32, {rows}), spread(DType::f32, {rows});
+          Pair dgamma(DType::f32, {n}), dbeta(DType::f32, {n});
+          on_both([&](auto& ctx, Device d) {
+            kernels::LayerNormArgs args;
+            args.form = form, args.eps = 0.01;
+            args.x = x.on_device(d), args.gamma = gamma.on_device(d), args.beta = beta.on_device(d);
+            if (deltas) args.delta_gamma = more.on_device(d), args.delta_beta = shift.on_device(d);
+            args.y = y.on_device(d);
+            args.mean = mean.on_device(d), args.spread = spread.on_device(d);
+            kernels::layer_norm_forward(ctx, args);
+            args.dy = dy.on_device(d), args.dx = dx.on_device(d);
+            args.dgamma = dgamma.on_device(d), args.dbeta = dbeta.on_device(d);
+            if (deltas) args.ddelta_gamma = dmore.on_device(d);
+            kernels::layer_norm_backward(ctx, args);
+          });
+          for (const Pair* p : {&y, &mean, &spread, &dmore}) p->expect_close(1e-5);
+          dbeta.expect_close(2e-5);
+          if (n == 1) continue;  // the others are 0 but for rounding
+          for (const Pair* p : {&dx, &dgamma}) p->expect_close(2e-5);
+        }
 }
 
 // Logits that are -infinity wherever a thread begins, ignored rows, weights, a class that is none.
@@ -193,6 +207,9 @@ TEST_F(CudaKernels, CrossEntropyOfAnyWidth) {
 
 // Integers, so that every order of addition is exact.
 TEST_F(CudaKernels, ProductsOfAnyShape) {
+#ifdef PINION_WITH_CUDA
+  const kernels::cuda::OwnProductsOnly own;
+#endif
   for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 1, 1},
                                 {65, 33, 17},
                                 {64, 64, 16},

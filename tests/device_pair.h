@@ -32,8 +32,8 @@ class Pair {
   // Numbers in [-scale, scale], `offset` elements behind an aligned address.
   Pair(DType t, const Shape& shape, int64_t offset = 0, double scale = 1)
       : Pair(t, shape, offset, waves(shape.numel(), offset, scale)) {}
-  Pair(DType t, const Shape& shape, std::vector<double> values)
-      : Pair(t, shape, 0, padded(std::move(values))) {}
+  Pair(DType t, const Shape& shape, std::vector<double> values, int64_t offset = 0)
+      : Pair(t, shape, offset, padded(std::move(values), offset)) {}
 
   View on_device(Device d) {
     Tensor& t = d == kCpu ? cpu_ : cuda_;
@@ -76,8 +76,9 @@ class Pair {
       v.push_back(scale * std::sin(static_cast<double>(i * 7 + first)));
     return v;
   }
-  static std::vector<double> padded(std::vector<double> v) {
-    v.resize(v.size() + kRoom);
+  static std::vector<double> padded(std::vector<double> v, int64_t offset) {
+    v.insert(v.begin(), static_cast<size_t>(offset), 0);
+    v.resize(v.size() + static_cast<size_t>(kRoom - offset));
     return v;
   }
   static std::string bytes(const Tensor& t) {

@@ -74,11 +74,13 @@ std::vector<std::pair<const char*, Run>> cases(const Operands& in) {
          Outputs out{in.like(), Block(DType::f32, Shape{in.cols}),
                      Block(DType::f32, Shape{in.cols})};
          Block y = in.like(), mean(DType::f32, Shape{in.rows}), rstd(DType::f32, Shape{in.rows});
-         layer_norm_forward(c, in.x.view(), in.gamma.view(), in.gamma.view(), 1e-5, y.view(),
-                            mean.view(), rstd.view());
-         layer_norm_backward(c, in.x.view(), in.gamma.view(), std::as_const(mean).view(),
-                             std::as_const(rstd).view(), in.z.view(), out[0].view(), out[1].view(),
-                             out[2].view());
+         LayerNormArgs args{.eps = 1e-5, .x = in.x.view(), .gamma = in.gamma.view()};
+         args.beta = in.gamma.view(), args.y = y.view();
+         args.mean = mean.view(), args.spread = rstd.view();
+         layer_norm_forward(c, args);
+         args.dy = in.z.view(), args.dx = out[0].view();
+         args.dgamma = out[1].view(), args.dbeta = out[2].view();
+         layer_norm_backward(c, args);
          out.push_back(y);
          return out;
        }},

@@ -18,11 +18,13 @@ TEST(NormKernels, LayerNormForwardAndBackward) {
           const Block gamma = Block::random(t, Shape{n}, 33), beta = Block::random(t, Shape{n}, 34);
           Block y(t, Shape{rows, n}), mean(wide, Shape{rows}), rstd(wide, Shape{rows});
           Block dx(t, Shape{rows, n}), dgamma(t, Shape{n}), dbeta(t, Shape{n});
-          layer_norm_forward(ctx, x.view(), gamma.view(), beta.view(), 1e-5, y.view(), mean.view(),
-                             rstd.view());
-          layer_norm_backward(ctx, x.view(), gamma.view(), std::as_const(mean).view(),
-                              std::as_const(rstd).view(), dy.view(), dx.view(), dgamma.view(),
-                              dbeta.view());
+          LayerNormArgs args{.eps = 1e-5, .x = x.view(), .gamma = gamma.view()};
+          args.beta = beta.view(), args.y = y.view();
+          args.mean = mean.view(), args.spread = rstd.view();
+          layer_norm_forward(ctx, args);
+          args.dy = dy.view(), args.dx = dx.view();
+          args.dgamma = dgamma.view(), args.dbeta = dbeta.view();
+          layer_norm_backward(ctx, args);
           std::vector<double> want_dgamma(static_cast<size_t>(n)), want_dbeta(want_dgamma);
           const double count = static_cast<double>(n), slack = tolerance(t, 40);
           for (int64_t r = 0; r < rows; ++r) {
@@ -68,8 +70,9 @@ TEST(NormKernels, LayerNormKeepsItsDigitsFarFromZero) {
     Block x(DType::f32, Shape{1, n}), one(DType::f32, Shape{n}, 1), zero(DType::f32, Shape{n});
     for (int64_t i = 0; i < n; ++i) x.set(i, 100000 + static_cast<double>(i % 2));
     Block y(DType::f32, Shape{1, n}), mean(DType::f32, Shape{1}), rstd(DType::f32, Shape{1});
-    layer_norm_forward(CpuContext{&pool, isa}, x.view(), one.view(), zero.view(), 0, y.view(),
-                       mean.view(), rstd.view());
+    LayerNormArgs args{.x = x.view(), .gamma = one.view(), .beta = zero.view()};
+    args.y = y.view(), args.mean = mean.view(), args.spread = rstd.view();
+    layer_norm_forward(CpuContext{&pool, isa}, args);
     for (int64_t i = 0; i < n; ++i) EXPECT_NEAR(y[i], i % 2 ? 1 : -1, 1e-5);
   }
 }

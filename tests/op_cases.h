@@ -1,66 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// One row or more for every function of nn/ops.h. The tests check each row's gradient, graph,
-// golden values, rungs, threads and dtypes; the benchmarks time the same rows.
+// One row or more for every function of nn/ops.h, nn/ops_attention.h and nn/ops_norm.h. The tests
+// check each row's gradient, graph, golden values, rungs, threads and dtypes; the benchmarks time
+// the same rows.
 #pragma once
 
-#include <ostream>
-#include <string_view>
 #include <vector>
 
-#include "pinion/nn/ops.h"
+#include "op_cases_image.h"
 
 namespace pinion::testing {
-
-// What the elements of an input look like. The last three are constants of their own type, through
-// which no gradient flows.
-enum class Fill : uint8_t {
-  real,      // in (-2, 2)
-  positive,  // in (0.5, 2)
-  nonzero,   // 0.2 to 2 away from zero on either side: clear of kinks and poles
-  distinct,  // no two closer than 0.01: clear of ties
-  ids,       // i64 in [0, below)
-  mask,      // bool, a third of them true
-  weights,   // f32 in (0.5, 2)
-};
-
-struct Input {
-  Shape shape;
-  Fill fill;
-  int64_t below = 0;
-  bool differentiable() const { return fill < Fill::ids; }
-};
-
-inline Input real(const Shape& s) { return {s, Fill::real}; }
-inline Input positive(const Shape& s) { return {s, Fill::positive}; }
-inline Input nonzero(const Shape& s) { return {s, Fill::nonzero}; }
-inline Input distinct(const Shape& s) { return {s, Fill::distinct}; }
-inline Input ids(const Shape& s, int64_t below) { return {s, Fill::ids, below}; }
-inline Input mask(const Shape& s) { return {s, Fill::mask}; }
-inline Input weights(const Shape& s) { return {s, Fill::weights}; }
-
-using Xs = const Tensors&;
-
-enum class Gradient : uint8_t {
-  smooth,   // differences in f64 can check it
-  stepped,  // they cannot: the op rounds, or drops a gradient on purpose
-  none,     // the op is not differentiable
-};
-
-struct OpCase {
-  const char* name;      // also the key of its golden values
-  const char* function;  // the declaration in nn/ops.h that it covers: name and parameter names
-  std::vector<Input> inputs;
-  Tensor (*run)(Xs x);
-  Gradient gradient = Gradient::smooth;
-  const char* no_golden = nullptr;  // why PyTorch's values cannot be compared
-
-  bool differentiable() const { return gradient != Gradient::none; }
-  // Rows named *_large are big enough for eight threads to share the work. Golden values are with
-  // the small rows of the same function.
-  bool large() const { return std::string_view(name).ends_with("_large"); }
-};
-
-inline void PrintTo(const OpCase& c, std::ostream* out) { *out << c.name; }
 
 inline std::vector<OpCase> math_cases() {
   using namespace nn;  // NOLINT: a table
@@ -270,7 +218,7 @@ inline Tensor cross_entropy_of(Xs x, double smoothing, bool ignoring) {
 inline std::vector<OpCase> row_cases() {
   using namespace nn;  // NOLINT: a table
   const Shape s{3, 7}, large{301, 1013};
-  const char* const norm = "layer_norm(x, gamma, beta, eps)";
+  const char* const norm = "layer_norm(x, gamma, beta, eps, form)";
   const char* const loss = "cross_entropy(logits, target, options)";
   return {
       {"softmax", "softmax(x)", {real(s)}, [](Xs x) { return softmax(x[0]); }},
@@ -402,11 +350,120 @@ inline std::vector<OpCase> shape_cases() {
   };
 }
 
+// The last of four inputs, or of two with q, k and v in one, is the mask.
+inline Tensor attention_of(Xs x, bool causal, double dropout = 0, double scale = 0) {
+  nn::AttentionOptions options;
+  if (x.size() % 2 == 0) options.key_padding_mask = x[x.size() - 1];
+  options.causal = causal;
+  options.dropout = dropout;
+  options.scale = scale;
+  options.key = {7, 3, 2};
+  return x.size() < 3 ? nn::self_attention(x[0], options)
+                      : nn::attention(x[0], x[1], x[2], options);
+}
+
+inline std::vector<OpCase> attention_cases() {
+  const char* const separate = "attention(q, k, v, options)";
+  const char* const packed = "self_attention(qkv, options)";
+  const char* const other_numbers = "PyTorch draws other numbers";
+  const Shape few{2, 3, 2, 5}, more{2, 7, 2, 5}, wide{2, 17, 2, 32}, wider{2, 33, 2, 32};
+  const Shape large{2, 130, 3, 64};
+  return {
+      {"attention",
+       separate,
+       {real(few), real(more), real(more)},
+       [](Xs x) { return attention_of(x, false); }},
+      {"attention_causal",
+       separate,
+       {real(more), real(more), real(more)},
+       [](Xs x) { return attention_of(x, true, 0, 0.3); }},
+      {"attention_masked",
+       separate,
+       {real(few), real(more), real(more), mask({2, 7})},
+       [](Xs x) { return attention_of(x, false); }},
+      {"attention_causal_masked",
+       separate,
+       {real(more), real(few), real(few), mask({2, 3})},
+       [](Xs x) { return attention_of(x, true); }},
+      {"attention_dropped",
+       separate,
+       {real(few), real(more), real(more)},
+       [](Xs x) { return attention_of(x, false, 0.3); },
+       Gradient::smooth,
+       other_numbers},
+      {"attention_everything",
+       separate,
+       {real(wide), real(wider), real(wider), mask({2, 33})},
+       [](Xs x) { return attention_of(x, true, 0.2, 0.1); },
+       Gradient::smooth,
+       other_numbers},
+      {"attention_large",
+       separate,
+       {real(large), real(large), real(large), mask({2, 130})},
+       [](Xs x) { return attention_of(x, true, 0.1); },
+       Gradient::smooth,
+       other_numbers},
+      {"self_attention",
+       packed,
+       {real({2, 5, 3, 2, 4})},
+       [](Xs x) { return attention_of(x, false); }},
+      {"self_attention_everything",
+       packed,
+       {real({2, 18, 3, 1, 64}), mask({2, 18})},
+       [](Xs x) { return attention_of(x, true, 0.1); },
+       Gradient::smooth,
+       other_numbers},
+  };
+}
+
+inline std::vector<OpCase> norm_cases() {
+  using namespace nn;  // NOLINT: a table
+  const Shape s{2, 3, 37}, large{301, 1013};
+  const char* const norm = "layer_norm(x, gamma, beta, eps, form)";
+  const char* const conditional =
+      "conditional_layer_norm(x, gamma, beta, delta_gamma, delta_beta, eps, form)";
+  const auto condition = [](Xs x) {
+    return conditional_layer_norm(x[0], x[1], x[2], x[3], x[4], 0.01);
+  };
+  return {
+      {"layer_norm_in_its_form",
+       norm,
+       {real(s), real({37}), real({37})},
+       [](Xs x) { return layer_norm(x[0], x[1], x[2], 0.1, LayerNormForm::torch); }},
+      {"layer_norm_unbiased",
+       norm,
+       {real(s), real({37}), real({37})},
+       [](Xs x) { return layer_norm(x[0], x[1], x[2], 0.1, LayerNormForm::unbiased_std); }},
+      {"layer_norm_unbiased_two",
+       norm,
+       {distinct({5, 2}), real({2}), real({2})},
+       [](Xs x) { return layer_norm(x[0], x[1], x[2], 0.5, LayerNormForm::unbiased_std); }},
+      {"layer_norm_unbiased_large",
+       norm,
+       {real(large), real({1013}), real({1013})},
+       [](Xs x) { return layer_norm(x[0], x[1], x[2], 1e-6, LayerNormForm::unbiased_std); }},
+      {"conditional_layer_norm",
+       conditional,
+       {real(s), real({37}), real({37}), real(s), real(s)},
+       condition},
+      {"conditional_layer_norm_torch",
+       conditional,
+       {real({5, 8}), real({8}), real({8}), real({5, 8}), real({5, 8})},
+       [](Xs x) {
+         return conditional_layer_norm(x[0], x[1], x[2], x[3], x[4], 1e-5, LayerNormForm::torch);
+       }},
+      {"conditional_layer_norm_large",
+       conditional,
+       {real(large), real({1013}), real({1013}), real(large), real(large)},
+       condition},
+  };
+}
+
 inline const std::vector<OpCase>& op_cases() {
   static const std::vector<OpCase> all = [] {
     std::vector<OpCase> rows;
-    for (const auto& part :
-         {math_cases(), matrix_cases(), reduce_cases(), row_cases(), shape_cases()})
+    for (const auto& part : {math_cases(), matrix_cases(), reduce_cases(), row_cases(),
+                             shape_cases(), attention_cases(), norm_cases(), image_cases()})
       rows.insert(rows.end(), part.begin(), part.end());
     return rows;
   }();

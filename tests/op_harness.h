@@ -86,7 +86,8 @@ inline void expect_close(const Result& got, const Result& expected, double y_bou
   });
 }
 
-// The functions that nn/ops.h declares, as "linear(x, w, b, activation)": names only, no types.
+// The functions that nn/ops.h and nn/ops_image.h declare, as "linear(x, w, b, activation)": names
+// only, no types.
 std::vector<std::string> declared_functions();
 
 }  // namespace pinion::testing

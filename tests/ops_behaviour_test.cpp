@@ -33,6 +33,17 @@ TEST(Sharing, ReshapeAndLeadingSliceAreViewsOthersAreCopies) {
   EXPECT_NE(turned.view().data, data);
 }
 
+// As in PyTorch, where the gradient of a standard deviation that is 0 is 0.
+TEST(LayerNorm, OfEqualElementsIsBetaAndHasAGradient) {
+  const Tensor x = leaf({3, 3, 3}, {1, 3}), gamma = leaf({1, 1, 1}, {3});
+  const Tensor y =
+      nn::layer_norm(x, gamma, leaf({4, 5, 6}, {3}), 0.25, LayerNormForm::unbiased_std);
+  EXPECT_THAT(y.values<float>(), ElementsAre(4, 5, 6));
+  backward(y, Tensor::of({1.0f, 2.0f, 6.0f}, {1, 3}));
+  EXPECT_THAT(grad(x), ElementsAre(-8, -4, 12));
+  EXPECT_THAT(grad(gamma), ElementsAre(0, 0, 0));
+}
+
 TEST(Maximum, OfEqualElementsIsTheFirst) {
   const Tensor x = leaf({1, 3, 3, 2, 5, 0, 5, 5}, {2, 4});
   const Tensor y = nn::max(x, 1);
@@ -223,6 +234,13 @@ TEST(Saved, LinearKeepsNoInputsForFrozenWeights) {
   const int64_t before = live_bytes();
   const Tensor y = nn::linear(x * 2, w);
   EXPECT_EQ(live_bytes() - before, 16 * 8 * 4);
+}
+
+TEST(Saved, AttentionKeepsALogarithmPerRow) {
+  const Tensor q = Tensor::full({2, 32, 4, 8}, 1).requires_grad(true);
+  const int64_t before = live_bytes();
+  const Tensor y = nn::attention(q, q, q);
+  EXPECT_EQ(live_bytes() - before, 2 * 32 * 4 * 8 * 4 + 2 * 4 * 32 * 4);
 }
 
 TEST(Saved, CrossEntropyMakesAGradientOnlyWhereOneIsNeeded) {

@@ -13,9 +13,11 @@
 namespace pinion::testing {
 
 std::vector<std::string> declared_functions() {
-  std::ifstream file(PINION_SOURCE_DIR "/nn/ops.h");
   std::string text, line;
-  while (std::getline(file, line)) text += line.substr(0, line.find("//")) + " ";
+  for (const char* header : {"/nn/ops.h", "/nn/ops_image.h"}) {
+    std::ifstream file(std::string(PINION_SOURCE_DIR) + header);
+    while (std::getline(file, line)) text += line.substr(0, line.find("//")) + " ";
+  }
   const std::regex declaration(R"(Tensor (operator\S|\w+)\(([^()]*(?:\{\})?[^()]*)\);)");
   const std::regex parameter(R"((\w+)\s*(?:=.*)?$)");
   std::vector<std::string> functions;

@@ -293,7 +293,9 @@ TEST(RowKernels, StreamedOutputsEqualOnesInPlace) {
       check("log_softmax", [&](auto in, auto y) { log_softmax_forward(ctx, in, y); });
       check("softmax_backward", [&](auto in, auto y) { softmax_backward(ctx, in, g.view(), y); });
       check("layer_norm", [&](auto in, auto y) {
-        layer_norm_forward(ctx, in, b.view(), b.view(), 1e-5, y, mean.view(), rstd.view());
+        LayerNormArgs args{.eps = 1e-5, .x = in, .gamma = b.view(), .beta = b.view()};
+        args.y = y, args.mean = mean.view(), args.spread = rstd.view();
+        layer_norm_forward(ctx, args);
       });
     }
 }

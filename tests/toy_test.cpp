@@ -117,16 +117,45 @@ TEST(Synthetic, FeaturesAreStandardNormalAndDependOnTheSeed) {
 
 // PyTorch over 20 seeds: loss .498, running accuracy 83.1 % in the fifth epoch.
 TEST_F(ToyTest, TwentySeedsLearnAsPyTorchDoes) {
-  double loss = 0, accuracy = 0;
-  for (int seed = 0; seed < 20; ++seed) {
-    ASSERT_EQ(run({"--seed", std::to_string(seed)}).code, 0);
-    const auto lines = metrics();
-    ASSERT_EQ(lines.size(), 5u);
-    loss += lines[4]["loss"].get<double>() / 20;
-    accuracy += lines[4]["accuracy"].get<double>() / 20;
+  for (const char* engine : {"autograd", "fused"}) {
+    SCOPED_TRACE(engine);
+    double loss = 0, accuracy = 0;
+    for (int seed = 0; seed < 20; ++seed) {
+      ASSERT_EQ(run({"--seed", std::to_string(seed), "--engine", engine}).code, 0);
+      const auto lines = metrics();
+      ASSERT_EQ(lines.size(), 5u);
+      loss += lines[4]["loss"].get<double>() / 20;
+      accuracy += lines[4]["accuracy"].get<double>() / 20;
+    }
+    EXPECT_NEAR(loss, 0.498, 0.02);
+    EXPECT_NEAR(accuracy, 0.831, 0.015);
   }
-  EXPECT_NEAR(loss, 0.498, 0.02);
-  EXPECT_NEAR(accuracy, 0.831, 0.015);
+}
+
+TEST_F(ToyTest, TheFusedEngineLeavesWhatTheOtherLeaves) {
+  const auto figures = [&](std::vector<std::string> arguments) {
+    const Result r = run(std::move(arguments));
+    EXPECT_EQ(r.code, 0) << r.err;
+    EXPECT_THAT(r.out, testing::StartsWith("Epoch 1/200, Loss: 0."));
+    EXPECT_EQ(metrics().size(), 200u);
+    EXPECT_THAT(contents(dir_ / "run/report.html"), HasSubstr("418 parameters"));
+    return metrics().back();
+  };
+  // With a whole epoch in a batch the order of samples does not matter, and both see the same.
+  const std::vector<std::string> common = {"--epochs=200", "--batch_size=1000", "--samples=300"};
+  for (const char* optimizer : {"--optimizer=adam", "--optimizer=adamw"}) {
+    std::vector<std::string> arguments = common;
+    arguments.insert(arguments.end(), {optimizer, "--weight_decay=0.1"});
+    const auto autograd = figures(arguments);
+    const auto autograd_model = load_safetensors(dir_ / "run/model.safetensors");
+    arguments.emplace_back("--engine=fused");
+    const auto fused = figures(arguments);
+    EXPECT_NEAR(fused["loss"], autograd["loss"], 1e-4);
+    EXPECT_NEAR(fused["accuracy"], autograd["accuracy"], 0.004);
+    const auto fused_model = load_safetensors(dir_ / "run/model.safetensors");
+    EXPECT_EQ(fused_model.metadata, autograd_model.metadata);
+    EXPECT_EQ(fused_model.tensors.size(), autograd_model.tensors.size());
+  }
 }
 
 TEST_F(ToyTest, LeavesMetricsReportAndModel) {
@@ -242,6 +271,10 @@ TEST_F(ToyTest, WrongFlagsEndWith64AndOneLine) {
       {"--samples=0"},
       {"--optimizer=magic"},
       {"--mixed_precision=fp8"},
+      {"--engine=steam"},
+      {"--engine=fused", "--optimizer=sgd"},
+      {"--engine=fused", "--mixed_precision=bf16"},
+      {"--engine=fused", "--workers=2"},
       {"--device=toaster"},
       {"--seed=-1"},
       {"stray"},

@@ -76,9 +76,131 @@ def gelu_tanh(x):
     return F.gelu(x, approximate="tanh")
 
 
+def attention(causal=False, scale=None):
+    """Of [B,T,H,d]; a mask is true for the keys that no query sees."""
+
+    def run(q, k, v, mask=None):
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        if mask is None:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+        else:
+            hidden = mask[:, None, None, :]
+            if causal:
+                hidden = hidden | torch.ones(q.shape[2], k.shape[2]).triu(1).bool()
+            scores = q @ k.mT * (scale or q.shape[-1] ** -0.5)
+            y = scores.masked_fill(hidden, -1e9).softmax(-1) @ v
+        return y.transpose(1, 2)
+
+    return run
+
+
+def unbiased_norm(eps):
+    """Deltas come per row."""
+
+    def run(x, gamma, beta, delta_gamma=0, delta_beta=0):
+        xhat = (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + eps)
+        return (gamma + delta_gamma) * xhat + (beta + delta_beta)
+
+    return run
+
+
+def channels_last(run):
+    """PyTorch has channels in front; in Pinion they are last, of images and of filters."""
+
+    def images(x):
+        return x.permute(0, 3, 1, 2) if x is not None and x.dim() == 4 else x
+
+    return lambda *x: run(*map(images, x)).permute(0, 2, 3, 1)
+
+
+def conv2d(**window):
+    return channels_last(lambda x, w, b=None: F.conv2d(x, w, b, **window))
+
+
+def batch_norm(groups=1, relu=False, **options):
+    def run(x, gamma, beta, residual=None):
+        parts = [
+            F.batch_norm(part, None, None, gamma, beta, training=True, **options)
+            for part in x.chunk(groups)
+        ]
+        y = torch.cat(parts)
+        y = y if residual is None else y + residual
+        return y.relu() if relu else y
+
+    return channels_last(run)
+
+
+def batch_norm_eval(x, gamma, beta, mean, var, residual=None):
+    y = F.batch_norm(x, mean.to(x.dtype), var.to(x.dtype), gamma, beta)
+    return y if residual is None else (y + residual).relu()
+
+
+def distinct(*shape):
+    n = torch.Size(shape).numel()
+    return (0.03 * (torch.arange(n) * 37 % n - n // 2)).reshape(shape)
+
+
+def image_rows():
+    s, c = (4, 3, 2, 7), 7
+
+    def affine():
+        return real(c), real(c)
+
+    return {
+        "conv2d": (conv2d(), real(2, 5, 6, 3), real(4, 3, 2, 3), real(4)),
+        "conv2d_strided": (
+            conv2d(stride=2, padding=1),
+            *(real(2, 7, 6, 3), real(5, 3, 3, 3), real(5)),
+        ),
+        "conv2d_dilated": (conv2d(padding=2, dilation=2), real(1, 9, 8, 2), real(3, 3, 2, 2)),
+        "conv2d_1x1": (conv2d(), real(2, 3, 4, 5), real(6, 1, 1, 5)),
+        "conv2d_1x1_strided": (conv2d(stride=2), real(2, 5, 4, 5), real(6, 1, 1, 5), real(6)),
+        "conv2d_wide_padding": (conv2d(padding=4), real(1, 2, 3, 2), real(2, 3, 3, 2)),
+        "batch_norm2d": (batch_norm(), real(*s), *affine()),
+        "batch_norm2d_groups": (batch_norm(groups=2, eps=0.1), real(*s), *affine()),
+        "batch_norm2d_relu": (batch_norm(relu=True), real(*s), *affine()),
+        "batch_norm2d_residual": (batch_norm(), real(*s), *affine(), real(*s)),
+        "batch_norm2d_residual_relu": (
+            batch_norm(groups=4, relu=True),
+            *(real(*s), *affine(), real(*s)),
+        ),
+        "batch_norm2d_eval": (
+            channels_last(batch_norm_eval),
+            *(real(*s), *affine(), positive(c), positive(c)),
+        ),
+        "batch_norm2d_eval_residual_relu": (
+            channels_last(batch_norm_eval),
+            *(real(*s), *affine(), positive(c), positive(c), real(*s)),
+        ),
+        "max_pool2d": (
+            channels_last(lambda x: F.max_pool2d(x, 3, 2, 1)),
+            distinct(2, 6, 5, 3),
+        ),
+        "max_pool2d_overlapping": (
+            channels_last(lambda x: F.max_pool2d(x, 3, 1)),
+            distinct(1, 5, 7, 4),
+        ),
+        "max_pool2d_apart": (
+            channels_last(lambda x: F.max_pool2d(x, 2, 3)),
+            distinct(2, 7, 8, 3),
+        ),
+        "avg_pool2d": (channels_last(lambda x: F.avg_pool2d(x, 3, 2, 1)), real(2, 6, 5, 3)),
+        "adaptive_avg_pool2d": (
+            channels_last(lambda x: F.adaptive_avg_pool2d(x, (3, 2))),
+            real(2, 7, 5, 3),
+        ),
+        "adaptive_avg_pool2d_enlarging": (
+            channels_last(lambda x: F.adaptive_avg_pool2d(x, (5, 3))),
+            real(1, 2, 3, 2),
+        ),
+        "global_avg_pool2d": (lambda x: x.mean((1, 2)), real(2, 3, 4, 5)),
+    }
+
+
 def rows():
     """Row name: (function, inputs...). Shapes are those of tests/op_cases.h."""
     s, cube, four = (3, 7), (3, 4, 5), (2, 3, 4, 5)
+    few, more = (2, 3, 2, 5), (2, 7, 2, 5)
     return {
         "add": (torch.add, real(*s), real(*s)),
         "add_itself": (lambda x: x + x, real(*s)),
@@ -168,10 +290,39 @@ def rows():
             lambda w, i: F.embedding(i, w, padding_idx=2),
             *(real(3, 5), ids(3, 2, 4)),
         ),
+        "attention": (attention(), real(*few), real(*more), real(*more)),
+        "attention_causal": (attention(True, 0.3), real(*more), real(*more), real(*more)),
+        "attention_masked": (attention(), real(*few), real(*more), real(*more), mask(2, 7)),
+        "attention_causal_masked": (
+            attention(True),
+            *(real(*more), real(*few), real(*few), mask(2, 3)),
+        ),
+        "self_attention": (lambda x: attention()(*x.unbind(2)), real(2, 5, 3, 2, 4)),
+        "layer_norm_in_its_form": (
+            lambda x, g, b: F.layer_norm(x, (37,), g, b, eps=0.1),
+            *(real(2, 3, 37), real(37), real(37)),
+        ),
+        "layer_norm_unbiased": (unbiased_norm(0.1), real(2, 3, 37), real(37), real(37)),
+        "layer_norm_unbiased_two": (unbiased_norm(0.5), real(5, 2), real(2), real(2)),
+        "conditional_layer_norm": (
+            unbiased_norm(0.01),
+            *(real(2, 3, 37), real(37), real(37), real(2, 3, 37), real(2, 3, 37)),
+        ),
+        "conditional_layer_norm_torch": (
+            lambda x, g, b, dg, db: F.layer_norm(x, (8,)) * (g + dg) + b + db,
+            *(real(5, 8), real(8), real(8), real(5, 8), real(5, 8)),
+        ),
     }
 
 
-CONSTANT_INPUTS = {("cross_entropy_weighted", 2), ("cross_entropy_everything", 2)}
+CONSTANT_INPUTS = {
+    ("cross_entropy_weighted", 2),
+    ("cross_entropy_everything", 2),
+    ("batch_norm2d_eval", 3),
+    ("batch_norm2d_eval", 4),
+    ("batch_norm2d_eval_residual_relu", 3),
+    ("batch_norm2d_eval_residual_relu", 4),
+}
 
 
 def golden(name, run, *inputs):
@@ -195,8 +346,9 @@ def golden(name, run, *inputs):
 
 def main():
     tensors = {}
-    for name, (run, *inputs) in rows().items():
-        tensors.update(golden(name, run, *inputs))
+    for part in rows, image_rows:
+        for name, (run, *inputs) in part().items():
+            tensors.update(golden(name, run, *inputs))
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
     OUTPUT.write_bytes(save(tensors, metadata={"made_by": f"torch {torch.__version__}"}))
     print(f"{OUTPUT}: {len(tensors)} tensors, {OUTPUT.stat().st_size} bytes")

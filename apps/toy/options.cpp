@@ -30,6 +30,19 @@ void check_real(const char* flag, double value, double low, double high) {
                  value);  // NaN is in no range
 }
 
+// What one kernel for the whole run does not do; sizes are the kernel's to refuse.
+void check_fused(const Options& o) {
+  PINION_REQUIRE(usage, o.optimizer != "sgd",
+                 "--engine fused: expected --optimizer adam or adamw, got sgd");
+  PINION_REQUIRE(usage, o.precision == nn::Precision::no,
+                 "--engine fused: expected --mixed_precision no, got ", nn::name_of(o.precision));
+  PINION_REQUIRE(usage, o.workers == 0,
+                 "--engine fused: expected --workers 0, since the data stays where it is, got ",
+                 o.workers);
+  PINION_REQUIRE(usage, !o.cuda_graph,
+                 "--engine fused: expected no --cuda_graph, since the whole run is one launch");
+}
+
 void check(const Options& o) {
   check_range("--samples", o.synthetic.samples, 1, kMostSamples);
   check_range("--features", o.synthetic.features, 2, kMostWidth);
@@ -44,6 +57,7 @@ void check(const Options& o) {
   if (o.weight_decay) check_real("--weight_decay", *o.weight_decay, 0, 1e6);
   PINION_REQUIRE(usage, o.optimizer == "sgd" || o.momentum == 0,
                  "--momentum: expected it with --optimizer sgd only, got ", o.optimizer);
+  if (o.engine == "fused") check_fused(o);
   PINION_REQUIRE(usage, !o.output_dir.empty(),
                  "--output_dir: expected a folder, got an empty name");
   if (o.predict.empty()) {
@@ -96,6 +110,10 @@ void add_training_flags(CLI::App& app, Options& o, Raw& raw) {
   app.add_option("--hidden", o.hidden, "Width of the hidden layer")->group(group);
   app.add_option("--epochs", o.epochs, "Passes over the data")->group(group);
   app.add_option("--batch_size", o.batch_size, "Samples of a step")->group(group);
+  app.add_option("--engine", o.engine,
+                 "autograd: step by step; fused: all epochs in one kernel (adam or adamw)")
+      ->check(CLI::IsMember({"autograd", "fused"}))
+      ->group(group);
   app.add_option("--optimizer", o.optimizer, "adam, adamw or sgd")
       ->check(CLI::IsMember({"adam", "adamw", "sgd"}))
       ->group(group);
@@ -106,6 +124,9 @@ void add_training_flags(CLI::App& app, Options& o, Raw& raw) {
   app.add_option("--seed", raw.seed, "Seed of data, weights, order and split")->group(group);
   app.add_option("--workers", o.workers, "Threads that prepare batches")->group(group);
   app.add_option("--device", raw.device, "cpu, cuda, cuda:1 or auto")->group(group);
+  app.add_flag("--cuda_graph", o.cuda_graph,
+               "Record the training step once and replay it (CUDA devices)")
+      ->group(group);
   app.add_option("--mixed_precision", raw.precision, "no, bf16 or fp16")->group(group);
   app.add_option("--output_dir", o.output_dir,
                  "Folder of metrics.jsonl, report.html, model.safetensors")
@@ -128,9 +149,11 @@ std::optional<Options> parse_options(int argc, char** argv) {
   o.table.header = raw.header == "yes"  ? Header::yes
                    : raw.header == "no" ? Header::no
                                         : Header::detect;
-  check(o);
   o.precision = nn::parse_precision(raw.precision);
+  check(o);
   o.device = parse_device(raw.device);
+  PINION_REQUIRE(usage, !o.cuda_graph || o.device.kind == Device::Kind::cuda,
+                 "--cuda_graph: expected a CUDA device, got --device ", o.device.name());
   return o;
 }
 
@@ -146,6 +169,15 @@ std::unique_ptr<optim::Optimizer> make_optimizer(const Options& o, nn::Module& m
         parameters, optim::AdamWOptions{.lr = o.lr, .weight_decay = o.weight_decay.value_or(0.01)});
   return std::make_unique<optim::Adam>(
       parameters, optim::AdamOptions{.lr = o.lr, .weight_decay = o.weight_decay.value_or(0)});
+}
+
+optim::FusedRunOptions fused_run_options(const Options& o) {
+  const bool decoupled = o.optimizer == "adamw";
+  return {.epochs = o.epochs,
+          .batch_size = o.batch_size,
+          .adam = {.lr = o.lr, .weight_decay = o.weight_decay.value_or(decoupled ? 0.01 : 0)},
+          .decoupled = decoupled,
+          .seed = o.seed};
 }
 
 std::vector<std::pair<std::string, std::string>> settings_of(const Options& o) {
@@ -166,6 +198,7 @@ std::vector<std::pair<std::string, std::string>> settings_of(const Options& o) {
   add("hidden", o.hidden);
   add("epochs", o.epochs);
   add("batch_size", o.batch_size);
+  add("engine", o.engine);
   add("optimizer", o.optimizer);
   add("lr", o.lr);
   if (o.optimizer == "sgd") add("momentum", o.momentum);

@@ -12,6 +12,7 @@
 #include "pinion/apps/toy/synthetic.h"
 #include "pinion/apps/toy/table.h"
 #include "pinion/nn/amp.h"
+#include "pinion/optim/fused_run.h"
 #include "pinion/optim/optimizer.h"
 
 namespace pinion::toy {
@@ -25,12 +26,14 @@ struct Options {
   int64_t epochs = 5;
   int64_t batch_size = 32;
   int64_t workers = 0;
+  std::string engine = "autograd";  // or "fused": the whole run in one kernel
   std::string optimizer = "adam";
   double lr = 1e-3;
   double momentum = 0;                 // sgd
   std::optional<double> weight_decay;  // else the optimizer's own default
   uint64_t seed = 0;
   Device device;
+  bool cuda_graph = false;  // record the training step and replay it
   nn::Precision precision = nn::Precision::no;
   std::string output_dir = "run";
 
@@ -42,6 +45,7 @@ struct Options {
 std::optional<Options> parse_options(int argc, char** argv);
 
 std::unique_ptr<optim::Optimizer> make_optimizer(const Options& options, nn::Module& model);
+optim::FusedRunOptions fused_run_options(const Options& options);
 
 // Every setting that matters to a training run, by the name of its flag.
 std::vector<std::pair<std::string, std::string>> settings_of(const Options& options);

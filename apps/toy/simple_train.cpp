@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <map>
 
 #include "pinion/accel/data_loader.h"
 #include "pinion/accel/metrics.h"
@@ -20,6 +21,7 @@
 #include "pinion/optim/grad_scaler.h"
 #include "pinion/runtime/autograd.h"
 #include "pinion/runtime/fs.h"
+#include "pinion/runtime/graph.h"
 #include "pinion/runtime/log.h"
 
 namespace pinion::toy {
@@ -75,6 +77,31 @@ Data table_data(const Options& o) {
   return data;
 }
 
+// Where the recorded step of one batch size finds its batch, and leaves its loss.
+struct RecordedBatch {
+  Tensor x, y, loss;
+
+  void fill(const Tensor& features, const Tensor& labels, Device device) {
+    if (!x.defined()) x = Tensor(features.shape(), features.dtype(), device);
+    if (!y.defined()) y = Tensor(labels.shape(), labels.dtype(), device);
+    x.copy_(features);
+    y.copy_(labels);
+  }
+};
+
+void finish_epoch(const Options& o, const EpochFigures& figures, RunFigures& run,
+                  accel::Tracker& tracker) {
+  run.epochs.push_back(figures);
+  const auto epoch = static_cast<int64_t>(run.epochs.size());
+  tracker.log({{"epoch", epoch}, {"loss", figures.loss}, {"accuracy", figures.accuracy}});
+  apps::print(fmt::format("Epoch {}/{}, Loss: {:.4f}, Accuracy: {:.2f}%\n", epoch, o.epochs,
+                          figures.loss, 100 * figures.accuracy));
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
 RunFigures train_model(const Options& o, const accel::TensorDataset& data, SimpleNet& model,
                        accel::Tracker& tracker) {
   accel::DataLoader loader(data, {.batch_size = o.batch_size,
@@ -83,40 +110,65 @@ RunFigures train_model(const Options& o, const accel::TensorDataset& data, Simpl
                                   .seed = o.seed});
   auto optimizer = make_optimizer(o, model);
   optim::GradScaler scaler({.enabled = o.precision == nn::Precision::fp16});
+  if (o.cuda_graph) optimizer->make_capturable(), scaler.make_capturable(o.device);
+  StepGraphs graphs(o.cuda_graph ? o.device : Device{});
+  std::map<int64_t, RecordedBatch> batches;  // by size
   accel::Progress progress("", o.epochs * loader.batches());
+  accel::Mean mean_loss;
+  accel::Accuracy accuracy;
   RunFigures run{{}, model.parameter_count(), data.size(), 0};
   const auto start = std::chrono::steady_clock::now();
 
+  const auto step = [&](const Tensor& x, const Tensor& labels) {
+    Tensor logits, loss;
+    {
+      nn::Autocast autocast(o.precision);
+      logits = model(x);
+      loss = nn::cross_entropy(logits, labels);
+    }
+    backward(scaler.scale(loss));
+    scaler.step(*optimizer);
+    scaler.update();
+    optimizer->zero_grad();
+    mean_loss.add(loss);
+    accuracy.add(logits, labels);
+    return loss;
+  };
+
   for (int64_t epoch = 1; epoch <= o.epochs; ++epoch) {
-    accel::Mean mean_loss;
-    accel::Accuracy accuracy;
+    mean_loss.reset();
+    accuracy.reset();
     progress.retitle(fmt::format("Epoch {}/{}", epoch, o.epochs));
 
     for (auto& [x, y] : loader) {
-      const Tensor inputs = x.to(o.device), labels = y.to(o.device);
-      Tensor logits, loss;
-      {
-        nn::Autocast autocast(o.precision);
-        logits = model(inputs);
-        loss = nn::cross_entropy(logits, labels);
+      Tensor loss;
+      if (o.cuda_graph) {
+        RecordedBatch& batch = batches[x.size(0)];
+        batch.fill(x, y, o.device);
+        graphs.run(std::to_string(x.size(0)), [&] { batch.loss = step(batch.x, batch.y); });
+        loss = batch.loss;
+      } else {
+        loss = step(x.to(o.device), y.to(o.device));
       }
-      backward(scaler.scale(loss));
-      scaler.step(*optimizer);
-      scaler.update();
-      optimizer->zero_grad();
-
-      mean_loss.add(loss.item());
-      accuracy.add(logits, labels);
-      progress.step(loss.item());
+      progress.step([&] { return loss.item(); });
     }
 
-    run.epochs.push_back({mean_loss.value(), accuracy.value()});
-    tracker.log({{"epoch", epoch}, {"loss", mean_loss.value()}, {"accuracy", accuracy.value()}});
     progress.erase();
-    apps::print(fmt::format("Epoch {}/{}, Loss: {:.4f}, Accuracy: {:.2f}%\n", epoch, o.epochs,
-                            mean_loss.value(), 100 * accuracy.value()));
+    finish_epoch(o, {mean_loss.value(), accuracy.value()}, run, tracker);
   }
-  run.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  run.seconds = seconds_since(start);
+  return run;
+}
+
+// The same model and optimizer, but all epochs in one call: on a GPU, in one launch.
+RunFigures train_model_fused(const Options& o, const accel::TensorDataset& data, SimpleNet& model,
+                             accel::Tracker& tracker) {
+  RunFigures run{{}, model.parameter_count(), data.size(), 0};
+  const auto start = std::chrono::steady_clock::now();
+  const auto epochs = optim::train_fused(model.fc1, model.fc2, data.features().to(o.device),
+                                         data.labels().to(o.device), fused_run_options(o));
+  run.seconds = seconds_since(start);
+  for (const optim::FusedEpoch& e : epochs) finish_epoch(o, {e.loss, e.accuracy}, run, tracker);
   return run;
 }
 
@@ -142,7 +194,8 @@ int train(const Options& o) {
 
   make_dirs(o.output_dir);
   accel::JsonlTracker tracker(o.output_dir + "/metrics.jsonl", accel::TrackerStart::replace);
-  const RunFigures run = train_model(o, data.train, model, tracker);
+  const auto train_by = o.engine == "fused" ? train_model_fused : train_model;
+  const RunFigures run = train_by(o, data.train, model, tracker);
   PINION_REQUIRE(non_finite, std::isfinite(run.epochs.back().loss),
                  "training: expected a finite loss, got ", run.epochs.back().loss,
                  " (a smaller --lr may help)");

@@ -89,6 +89,9 @@ __attribute__((noinline)) void multiply_panel(int64_t rows, int64_t k, Strided<c
 template void multiply_panel<float, 2>(int64_t, int64_t, Strided<const float>, bool, const float*,
                                        int64_t, Rows<const float>, Rows<float>,
                                        const Finish<float>&);
+template void multiply_panel<double, 2>(int64_t, int64_t, Strided<const double>, bool,
+                                        const double*, int64_t, Rows<const double>, Rows<double>,
+                                        const Finish<double>&);
 
 namespace {
 

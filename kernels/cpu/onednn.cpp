@@ -2,109 +2,19 @@
 #include "pinion/kernels/cpu/onednn.h"
 
 #ifdef PINION_WITH_ONEDNN
-#include <dlfcn.h>
-#include <dnnl.h>
-
-#include <cstdlib>
-#include <cstring>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "pinion/kernels/cpu/isa.h"
-#include "pinion/kernels/cpu/scratch.h"
+#include "pinion/kernels/cpu/onednn_table.h"
 
 namespace pinion::kernels::onednn {
 namespace {
 
-// The C functions in use. The major version is part of the library's name: memory descriptors of
-// version 3 are another type.
-struct Table {
-#define PINION_DNNL(name) decltype(&::dnnl_##name) name = nullptr
-  PINION_DNNL(engine_create);
-  PINION_DNNL(stream_create);
-  PINION_DNNL(memory_desc_init_by_strides);
-  PINION_DNNL(memory_desc_get_size);
-  PINION_DNNL(memory_create);
-  PINION_DNNL(memory_set_data_handle);
-  PINION_DNNL(matmul_desc_init);
-  PINION_DNNL(primitive_attr_create);
-  PINION_DNNL(primitive_attr_destroy);
-  PINION_DNNL(primitive_attr_set_scratchpad_mode);
-  PINION_DNNL(primitive_attr_set_post_ops);
-  PINION_DNNL(post_ops_create);
-  PINION_DNNL(post_ops_destroy);
-  PINION_DNNL(post_ops_append_sum);
-  PINION_DNNL(primitive_desc_create);
-  PINION_DNNL(primitive_desc_destroy);
-  PINION_DNNL(primitive_desc_query_md);
-  PINION_DNNL(primitive_create);
-  PINION_DNNL(primitive_execute);
-  PINION_DNNL(primitive_destroy);
-  PINION_DNNL(memory_destroy);
-  PINION_DNNL(stream_destroy);
-  PINION_DNNL(version);
-#undef PINION_DNNL
-  void (*omp_set_num_threads)(int) = nullptr;  // of the OpenMP runtime it is linked with
-  dnnl_engine_t engine = nullptr;
-  std::string state;  // version, or why there is none
-
-  Table() { state = open(); }
-
-  std::string open() {
-    const char* wanted = std::getenv("PINION_ONEDNN");
-    if (wanted && std::strcmp(wanted, "0") == 0) return "switched off by PINION_ONEDNN=0";
-    void* library = dlopen("libdnnl.so.2", RTLD_NOW | RTLD_LOCAL);
-    if (!library) return std::string("not found: ") + dlerror();
-    const auto find = [&](auto& f, const char* name) {
-      f = reinterpret_cast<std::decay_t<decltype(f)>>(dlsym(library, name));
-      return f != nullptr;
-    };
-#define PINION_DNNL(name) find(name, "dnnl_" #name)
-    const bool complete =
-        PINION_DNNL(engine_create) && PINION_DNNL(stream_create) &&
-        PINION_DNNL(memory_desc_init_by_strides) && PINION_DNNL(memory_desc_get_size) &&
-        PINION_DNNL(memory_create) && PINION_DNNL(memory_set_data_handle) &&
-        PINION_DNNL(matmul_desc_init) && PINION_DNNL(primitive_attr_create) &&
-        PINION_DNNL(primitive_attr_destroy) && PINION_DNNL(primitive_attr_set_scratchpad_mode) &&
-        PINION_DNNL(primitive_attr_set_post_ops) && PINION_DNNL(post_ops_create) &&
-        PINION_DNNL(post_ops_destroy) && PINION_DNNL(post_ops_append_sum) &&
-        PINION_DNNL(primitive_desc_create) && PINION_DNNL(primitive_desc_destroy) &&
-        PINION_DNNL(primitive_desc_query_md) && PINION_DNNL(primitive_create) &&
-        PINION_DNNL(primitive_execute) && PINION_DNNL(primitive_destroy) &&
-        PINION_DNNL(memory_destroy) && PINION_DNNL(stream_destroy) && PINION_DNNL(version) &&
-        find(omp_set_num_threads, "omp_set_num_threads");
-#undef PINION_DNNL
-    if (!complete) return "libdnnl.so.2 lacks a function, or is not built for OpenMP";
-    omp_set_num_threads(1);
-    if (engine_create(&engine, dnnl_cpu, 0) != dnnl_success) {
-      engine = nullptr;
-      return "libdnnl.so.2 has no CPU engine";
-    }
-    const dnnl_version_t* v = version();
-    return std::to_string(v->major) + "." + std::to_string(v->minor) + "." +
-           std::to_string(v->patch);
-  }
-};
-
-const Table& table() {
-  static const Table t;
-  return t;
-}
-
-void check(dnnl_status_t status, const char* what) {
-  PINION_CHECK(status == dnnl_success, "oneDNN: expected ", what, " to succeed, got status ",
-               static_cast<int>(status));
-}
-
 dnnl_data_type_t type_of(DType t) { return t == DType::bf16 ? dnnl_bf16 : dnnl_f32; }
 
-// A primitive with its memory objects, for one thread.
-struct Primitive {
+struct Matmul : Primitive {
   Product key;
-  dnnl_primitive_t run = nullptr;  // null: not implemented
-  dnnl_memory_t a = nullptr, b = nullptr, y = nullptr, scratchpad = nullptr;
-  int64_t scratchpad_bytes = 0;
 };
 
 dnnl_memory_desc_t describe(const Table& t, DType dtype, int64_t rows, int64_t cols, int64_t row,
@@ -116,17 +26,8 @@ dnnl_memory_desc_t describe(const Table& t, DType dtype, int64_t rows, int64_t c
   return md;
 }
 
-dnnl_memory_t memory(const Table& t, const dnnl_memory_desc_t& md) {
-  dnnl_memory_t m;
-  check(t.memory_create(&m, &md, t.engine, DNNL_MEMORY_NONE), "a memory object");
-  return m;
-}
-
-// Scratchpads are ours: in the library's own mode a primitive would be tied to the creating thread.
 dnnl_primitive_attr_t attributes(const Table& t, bool accumulate) {
-  dnnl_primitive_attr_t attr;
-  check(t.primitive_attr_create(&attr), "attributes");
-  check(t.primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user), "a scratchpad mode");
+  dnnl_primitive_attr_t attr = onednn::attributes();
   if (!accumulate) return attr;
   dnnl_post_ops_t ops;
   check(t.post_ops_create(&ops), "post-operations");
@@ -136,8 +37,9 @@ dnnl_primitive_attr_t attributes(const Table& t, bool accumulate) {
   return attr;
 }
 
-std::unique_ptr<Primitive> create(const Table& t, const Product& p) {
-  auto out = std::make_unique<Primitive>();
+std::unique_ptr<Matmul> create(const Product& p) {
+  const Table& t = table();
+  auto out = std::make_unique<Matmul>();
   out->key = p;
   const auto a = describe(t, p.dtype, p.m, p.k, p.a_row, p.a_col);
   const auto b = describe(t, p.dtype, p.k, p.n, p.b_row, p.b_col);
@@ -150,41 +52,21 @@ std::unique_ptr<Primitive> create(const Table& t, const Product& p) {
   t.primitive_attr_destroy(attr);
   if (status == dnnl_unimplemented) return out;
   check(status, "a matmul primitive descriptor");
-  const dnnl_memory_desc_t* pad = t.primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
-  out->scratchpad_bytes = static_cast<int64_t>(t.memory_desc_get_size(pad));
-  check(t.primitive_create(&out->run, pd), "a matmul primitive");
-  out->a = memory(t, a), out->b = memory(t, b), out->y = memory(t, y);
-  out->scratchpad = memory(t, *pad);
-  t.primitive_desc_destroy(pd);
+  out->create(pd, "a matmul primitive");
+  out->set_operand(0, DNNL_ARG_SRC, a);
+  out->set_operand(1, DNNL_ARG_WEIGHTS, b);
+  out->set_operand(2, DNNL_ARG_DST, y);
   return out;
 }
 
-struct Thread {
-  dnnl_stream_t stream = nullptr;
-  std::vector<std::unique_ptr<Primitive>> primitives;
-
-  explicit Thread(const Table& t) {
-    t.omp_set_num_threads(1);  // its setting is per thread; a new thread starts with all CPUs
-    check(t.stream_create(&stream, t.engine, dnnl_stream_default_flags), "a stream");
-  }
-  ~Thread() {  // before the library's static state goes, as every thread_local does
-    const Table& t = table();
-    for (const auto& p : primitives) {
-      for (dnnl_memory_t m : {p->a, p->b, p->y, p->scratchpad})
-        if (m) t.memory_destroy(m);
-      if (p->run) t.primitive_destroy(p->run);
-    }
-    t.stream_destroy(stream);
-  }
-  Thread(const Thread&) = delete;
-  Thread& operator=(const Thread&) = delete;
-  Primitive& find(const Table& t, const Product& p) {
-    for (const auto& known : primitives)
-      if (known->key == p) return *known;
-    primitives.push_back(create(t, p));
-    return *primitives.back();
-  }
-};
+// The calling thread's primitive; its thread-local list goes before the library's static state.
+Matmul& find(const Product& p) {
+  thread_local std::vector<std::unique_ptr<Matmul>> known;
+  for (const auto& m : known)
+    if (m->key == p) return *m;
+  known.push_back(create(p));
+  return *known.back();
+}
 
 }  // namespace
 
@@ -198,20 +80,9 @@ bool available(Isa isa, DType dtype) {
 }
 
 bool multiply(const Product& product, const void* a, const void* b, void* y) {
-  const Table& t = table();
-  thread_local Thread thread(t);
-  Primitive& p = thread.find(t, product);
-  if (!p.run) return false;
-  const Scratch scratch(p.scratchpad_bytes);
-  check(t.memory_set_data_handle(p.a, const_cast<void*>(a)), "setting a");
-  check(t.memory_set_data_handle(p.b, const_cast<void*>(b)), "setting b");
-  check(t.memory_set_data_handle(p.y, y), "setting y");
-  check(t.memory_set_data_handle(p.scratchpad, scratch.as<void>()), "setting the scratchpad");
-  const dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, p.a},
-                                  {DNNL_ARG_WEIGHTS, p.b},
-                                  {DNNL_ARG_DST, p.y},
-                                  {DNNL_ARG_SCRATCHPAD, p.scratchpad}};
-  check(t.primitive_execute(p.run, thread.stream, 4, args), "matmul");
+  Matmul& matmul = find(product);
+  if (!matmul.run) return false;
+  matmul.execute(a, b, y, "matmul");
   return true;
 }
 

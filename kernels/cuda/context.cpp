@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Devices, memory and copies by the CUDA runtime. It is linked statically and loads the driver on
+// Devices and their contexts by the CUDA runtime. It is linked statically and loads the driver on
 // its first call, so that a program built with CUDA runs on machines that have none.
 #include "pinion/kernels/cuda/context.cuh"
 
-#include <atomic>
+#include <cstdlib>
 #include <mutex>
+#include <string_view>
 
 #include "pinion/kernels/check.h"
 #include "pinion/kernels/cuda/backend.h"
+#include "pinion/kernels/cuda/staging.h"
 #include "pinion/kernels/cuda/workspace.h"
 
 namespace pinion {
@@ -56,6 +58,26 @@ std::string version_text(int version) {
   fail(ErrorKind::device, {"cuda: expected a device index in [0, ", found.count, "), got ", index});
 }
 
+// PINION_CUDA_CACHE=0: every block goes back to the device at once, see MemoryPool.
+bool caching() {
+  const char* text = std::getenv("PINION_CUDA_CACHE");
+  if (!text || !*text) return true;
+  const std::string_view value = text;
+  PINION_REQUIRE(config, value == "0" || value == "1", "PINION_CUDA_CACHE: expected 0 or 1, got \"",
+                 text, "\"");
+  return value == "1";
+}
+
+// 90 for 9.0.
+int capability_of(int index) {
+  int major = 0, minor = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index),
+        "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index),
+        "cudaDeviceGetAttribute");
+  return major * 10 + minor;
+}
+
 struct Slot {
   std::once_flag once;
   CudaContext context{};
@@ -76,6 +98,9 @@ void kernels::cuda::fail_cuda(cudaError_t status, const char* what) {
         cudaGetErrorName(status), ")"});
 }
 
+void CudaCounts::count_launch() { launches.fetch_add(1, std::memory_order_relaxed); }
+void CudaCounts::count_replay() { replays.fetch_add(1, std::memory_order_relaxed); }
+
 namespace cuda_backend {
 
 int device_count() { return devices().count; }
@@ -88,36 +113,18 @@ const CudaContext& context(int index) {
   Slot& slot = slots()[index];
   std::call_once(slot.once, [&] {
     slot.context.device = index;
+    slot.context.capability = capability_of(index);
     check(cudaStreamCreateWithFlags(&slot.context.stream, cudaStreamNonBlocking),
           "cudaStreamCreateWithFlags");
+    slot.context.memory = new kernels::cuda::MemoryPool(index, caching());
+    slot.context.staging = new kernels::cuda::Staging(slot.context.stream);
+    slot.context.counts = new CudaCounts;
     slot.context.workspace = new kernels::cuda::Workspace(slot.context.stream);
   });
   return slot.context;
 }
 
-void* allocate(int index, int64_t bytes) {
-  context(index);
-  void* data = nullptr;
-  const cudaError_t status = cudaMalloc(&data, bytes > 0 ? static_cast<size_t>(bytes) : 1);
-  if (status == cudaErrorMemoryAllocation) {
-    (void)cudaGetLastError();  // the caller reports it: nobody else should meet it
-    return nullptr;
-  }
-  check(status, "cudaMalloc");
-  return data;
-}
-
-void release(int index, void* data, int64_t /*bytes*/) noexcept {
-  if (cudaSetDevice(index) == cudaSuccess) (void)cudaFree(data);  // cudaFree waits for the device
-}
-
-void copy(int index, void* dst, const void* src, int64_t bytes) {
-  const CudaContext& ctx = context(index);
-  check(cudaMemcpyAsync(dst, src, static_cast<size_t>(bytes), cudaMemcpyDefault, ctx.stream),
-        "cudaMemcpyAsync");
-  check(cudaStreamSynchronize(ctx.stream), "cudaStreamSynchronize");
-  ctx.workspace->check_indices();
-}
+int capability(int index) { return context(index).capability; }
 
 }  // namespace cuda_backend
 }  // namespace pinion

@@ -16,9 +16,12 @@ namespace pinion::kernels::cuda {
 #ifdef __CUDACC__
 #define PINION_CALLER
 #define PINION_OF_CALLER
+#define PINION_REPORTS_ITSELF
 #else
 #define PINION_CALLER , cudasim::Site site = cudasim::Site::here()
 #define PINION_OF_CALLER , site
+// On a function that tells the simulator of its accesses, which sees no others of it.
+#define PINION_REPORTS_ITSELF __attribute__((no_sanitize("thread")))
 #endif
 
 inline constexpr unsigned kFullWarp = 0xffffffffu;
@@ -34,18 +37,34 @@ struct alignas(sizeof(T) * N) Pack {
 };
 
 template <int N, class T>
-__device__ __forceinline__ Pack<T, N> load_pack(const T* p PINION_CALLER) {
+PINION_REPORTS_ITSELF __device__ __forceinline__ Pack<T, N> load_pack(const T* p PINION_CALLER) {
 #ifndef __CUDACC__
-  cudasim::check_alignment(p, sizeof(T) * N, site);
+  cudasim::touch_pack(p, sizeof(T) * N, false, site);
 #endif
   return *reinterpret_cast<const Pack<T, N>*>(p);
 }
+// In words of the instruction: nvcc takes the assignment of a pack apart into its elements, and in
+// a loop it no longer sees that they would fit together.
 template <int N, class T>
-__device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack PINION_CALLER) {
-#ifndef __CUDACC__
-  cudasim::check_alignment(p, sizeof(T) * N, site);
-#endif
+PINION_REPORTS_ITSELF __device__ __forceinline__ void store_pack(
+    T* p, const Pack<T, N>& pack PINION_CALLER) {
+#ifdef __CUDACC__
+  constexpr size_t kBytes = sizeof(T) * N;
+  uint32_t w[kBytes > 4 ? kBytes / 4 : 1];
+  if constexpr (kBytes >= 8) memcpy(w, &pack, kBytes);
+  if constexpr (kBytes == 16)
+    asm volatile("st.v4.u32 [%0], {%1, %2, %3, %4};"
+                 :
+                 : "l"(p), "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3])
+                 : "memory");
+  else if constexpr (kBytes == 8)
+    asm volatile("st.v2.u32 [%0], {%1, %2};" : : "l"(p), "r"(w[0]), "r"(w[1]) : "memory");
+  else
+    *reinterpret_cast<Pack<T, N>*>(p) = pack;
+#else
+  cudasim::touch_pack(p, sizeof(T) * N, true, site);
   *reinterpret_cast<Pack<T, N>*>(p) = pack;
+#endif
 }
 
 // --- shared memory: every block its own; its contents are arbitrary when the block begins ---
@@ -54,7 +73,7 @@ __device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack PINION_C
 template <class T>
 __device__ __forceinline__ T* dynamic_shared() {
 #ifdef __CUDACC__
-  extern __shared__ __align__(128) unsigned char pinion_dynamic_shared[];
+  extern __shared__ __align__(1024) unsigned char pinion_dynamic_shared[];
   return reinterpret_cast<T*>(pinion_dynamic_shared);
 #else
   return static_cast<T*>(cudasim::dynamic_shared(alignof(T), cudasim::Site::here()));

@@ -22,7 +22,7 @@ constexpr int64_t kMostShared = 220 << 10;  // bytes of shared memory, less what
 struct Layer {
   int in, out, in_padded, out_padded;
   int weight_at;  // in elements, of the weights in shared memory
-  int sums_at;    // in floats: dW [out_padded, in_padded], then db [out_padded]
+  int sums_at;    // in floats: dW in the order of for_sums_of(), then db [out_padded]
   const void* weight;
   const float* bias;  // or null
   float* dweight;
@@ -70,6 +70,19 @@ __device__ __forceinline__ void for_elements_of(Product& product, int i, int j, 
 #pragma unroll
       for (int e = 0; e < 4; ++e)
         f(i + g + e / 2 * 8, j + part * 8 + t * 2 + e % 2, product.c[part].v[e]);
+}
+
+// f(index, sum) for the lane's part of dW, which lies as fragments do: product by product, in each
+// element by element, the lanes beside one another. add_blocks() finds its way back.
+template <class F>
+__device__ __forceinline__ void for_sums_of(Product& product, int i, int j, int n, F f) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll
+  for (int part = 0; part < kColumns / 8; ++part)
+    if (j + part * 8 < n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        f(i * n + j * 16 + (part * 4 + e) * kWarp + lane, product.c[part].v[e]);
 }
 
 // Element (i, k) of a matrix that is stored as it is or as its transpose.
@@ -294,12 +307,10 @@ struct Block {
     float* dw = sums + layer.sums_at;
     for_products(layer.out_padded, layer.in_padded, [&](int i, int j) {
       Product product;
-      for_elements_of(product, i, j, layer.in_padded,
-                      [&](int o, int c, float& sum) { sum = dw[o * layer.in_padded + c]; });
+      for_sums_of(product, i, j, layer.in_padded, [&](int at, float& sum) { sum = dw[at]; });
       accumulate<true, false>(product, dy, dy_stride, x, x_stride, i, j, layer.in_padded,
                               plan.tile_rows);
-      for_elements_of(product, i, j, layer.in_padded,
-                      [&](int o, int c, float sum) { dw[o * layer.in_padded + c] = sum; });
+      for_sums_of(product, i, j, layer.in_padded, [&](int at, float sum) { dw[at] = sum; });
     });
     float* db = dw + layer.out_padded * layer.in_padded;
     for (int c = static_cast<int>(threadIdx.x); c < layer.out_padded; c += kThreads) {
@@ -376,8 +387,10 @@ __global__ void __launch_bounds__(kThreads) add_blocks(Plan plan, int blocks) {
   int l = 0;
   while (l + 1 < plan.layers && e >= plan.layer[l + 1].sums_at) ++l;
   const Layer& layer = plan.layer[l];
-  const int k = e - layer.sums_at, o = k / layer.in_padded, i = k % layer.in_padded;
-  const int c = k - layer.out_padded * layer.in_padded;
+  const int k = e - layer.sums_at, c = k - layer.out_padded * layer.in_padded;
+  const int rows = k / (16 * layer.in_padded), in_rows = k % (16 * layer.in_padded);
+  const int lane = in_rows % kWarp, element = in_rows / kWarp % 4, part = in_rows / (4 * kWarp);
+  const int o = rows * 16 + lane / 4 + element / 2 * 8, i = part * 8 + lane % 4 * 2 + element % 2;
   if (c < 0 && o < layer.out && i < layer.in) layer.dweight[o * layer.in + i] = sum;
   if (c >= 0 && c < layer.out && layer.dbias) layer.dbias[c] = sum;
 }
@@ -484,8 +497,8 @@ void fused_mlp_train(const CudaContext& ctx, FusedMlpArgs args) {
     const auto bytes = static_cast<size_t>(choose_layout<T>(plan, true));
     const unsigned blocks = blocks_of(plan);
     const Scratch scratch(ctx, blocks * (plan.sums_size * int64_t{sizeof(float)} + 8));
-    plan.losses = scratch.as<double>();
-    plan.sums = reinterpret_cast<float*>(plan.losses + blocks);
+    plan.sums = scratch.as<float>();  // an even number of them for each block
+    plan.losses = reinterpret_cast<double*>(plan.sums + blocks * int64_t{plan.sums_size});
     launch(run_mlp<T, true>, {blocks, kThreads, bytes}, ctx, plan);
     launch(add_blocks,
            {static_cast<unsigned>((plan.sums_size + kThreads - 1) / kThreads), kThreads}, ctx, plan,

@@ -33,6 +33,7 @@ void launch(void (*kernel)(P...), const LaunchShape& shape, const CudaContext& c
   config.stream = ctx.stream;
   config.attrs = &cooperative;
   config.numAttrs = shape.cooperative ? 1 : 0;
+  ctx.counts->count_launch();
   check(cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...), "launch");
 }
 

@@ -14,13 +14,67 @@ constexpr int kColumnThreads = 256;
 constexpr int kSlices = 16;     // of the rows of one part
 constexpr int64_t kParts = 64;  // partial sums of dgamma and dbeta, at most
 
-template <class T, int kThreads>
-__global__ void __launch_bounds__(kThreads)
-    normalise(const T* x, const T* gamma, const T* beta, int64_t n, Accumulator<T> eps, T* y,
-              Accumulator<T>* mean, Accumulator<T>* rstd) {
+// LayerNormArgs with types, for the device; no delta is null.
+template <class T>
+struct Norm {
   using A = Accumulator<T>;
-  x += int64_t{blockIdx.x} * n;
-  y += int64_t{blockIdx.x} * n;
+  LayerNormForm form;
+  A eps;
+  int64_t n;
+  const T *x, *gamma, *beta, *delta_gamma, *delta_beta, *dy;
+  A *mean, *spread;
+  T *y, *dx, *ddelta_gamma;
+
+  explicit Norm(const LayerNormArgs& args)
+      : form(args.form),
+        eps(static_cast<A>(args.eps)),
+        n(args.x.cols()),
+        x(args.x.as<T>()),
+        gamma(args.gamma.as<T>()),
+        beta(optional(args.beta)),
+        delta_gamma(optional(args.delta_gamma)),
+        delta_beta(optional(args.delta_beta)),
+        dy(optional(args.dy)),
+        mean(args.mean.as<A>()),
+        spread(args.spread.as<A>()),
+        y(optional(args.y)),
+        dx(optional(args.dx)),
+        ddelta_gamma(optional(args.ddelta_gamma)) {}
+
+  // Of row element `at`, in column c.
+  __device__ __forceinline__ A scale(int64_t at, int64_t c) const {
+    const A shared = static_cast<A>(gamma[c]);
+    return delta_gamma ? shared + static_cast<A>(delta_gamma[at]) : shared;
+  }
+  __device__ __forceinline__ A shift(int64_t at, int64_t c) const {
+    const A shared = static_cast<A>(beta[c]);
+    return delta_beta ? shared + static_cast<A>(delta_beta[at]) : shared;
+  }
+  // What differences from the mean are multiplied by, given the row's spread: rstd, or the standard
+  // deviation.
+  __device__ __forceinline__ A factor(A spread_of_row) const {
+    return form == LayerNormForm::torch ? spread_of_row : A(1) / (spread_of_row + eps);
+  }
+  // What the sum of g xhat is multiplied by. std moves by d / ((n - 1) std) per x, d being its
+  // difference from the mean, and not at all where all elements are equal.
+  __device__ __forceinline__ A share(A spread_of_row) const {
+    if (form == LayerNormForm::torch) return A(1) / static_cast<A>(n);
+    const bool flat = !(spread_of_row > 0);
+    return flat ? A(0) : (spread_of_row + eps) / (static_cast<A>(n - 1) * spread_of_row);
+  }
+
+ private:
+  template <class Void>
+  static auto* optional(const BasicView<Void>& v) {
+    return v ? v.template as<T>() : nullptr;
+  }
+};
+
+template <class T, int kThreads>
+__global__ void __launch_bounds__(kThreads) normalise(Norm<T> norm) {
+  using A = Accumulator<T>;
+  const int64_t row = int64_t{blockIdx.x} * norm.n, n = norm.n;
+  const T* x = norm.x + row;
   const A share = A(1) / static_cast<A>(n);
   A sum = 0;
   for (int64_t i = threadIdx.x; i < n; i += kThreads) sum += static_cast<A>(x[i]);
@@ -30,33 +84,38 @@ __global__ void __launch_bounds__(kThreads)
     const A d = static_cast<A>(x[i]) - center;
     sum += d * d;
   }
-  const A scale = A(1) / math::sqrt(block_sum<kThreads>(sum) * share + eps);
+  const A squares = block_sum<kThreads>(sum);
+  const A spread = norm.form == LayerNormForm::torch ? A(1) / math::sqrt(squares * share + norm.eps)
+                                                     : math::sqrt(squares / static_cast<A>(n - 1));
+  const A factor = norm.factor(spread);
   for (int64_t i = threadIdx.x; i < n; i += kThreads) {
-    const A xhat = (static_cast<A>(x[i]) - center) * scale;
-    y[i] = T(xhat * static_cast<A>(gamma[i]) + static_cast<A>(beta[i]));
+    const A xhat = (static_cast<A>(x[i]) - center) * factor;
+    norm.y[row + i] = T(xhat * norm.scale(row + i, i) + norm.shift(row + i, i));
   }
-  if (threadIdx.x == 0) mean[blockIdx.x] = center, rstd[blockIdx.x] = scale;
+  if (threadIdx.x == 0) norm.mean[blockIdx.x] = center, norm.spread[blockIdx.x] = spread;
 }
 
 template <class T, int kThreads>
-__global__ void __launch_bounds__(kThreads)
-    normalise_backward(const T* x, const T* gamma, const Accumulator<T>* mean,
-                       const Accumulator<T>* rstd, const T* dy, int64_t n, T* dx) {
+__global__ void __launch_bounds__(kThreads) normalise_backward(Norm<T> norm) {
   using A = Accumulator<T>;
-  const int64_t row = int64_t{blockIdx.x} * n;
-  const A center = mean[blockIdx.x], scale = rstd[blockIdx.x], share = A(1) / static_cast<A>(n);
+  const int64_t row = int64_t{blockIdx.x} * norm.n, n = norm.n;
+  const A center = norm.mean[blockIdx.x], spread = norm.spread[blockIdx.x];
+  const A factor = norm.factor(spread);
   A sum_g = 0, sum_gx = 0;
   for (int64_t i = threadIdx.x; i < n; i += kThreads) {
-    const A g = static_cast<A>(dy[row + i]) * static_cast<A>(gamma[i]);
+    const A dy = static_cast<A>(norm.dy[row + i]), g = dy * norm.scale(row + i, i);
+    const A xhat = (static_cast<A>(norm.x[row + i]) - center) * factor;
     sum_g += g;
-    sum_gx += g * ((static_cast<A>(x[row + i]) - center) * scale);
+    sum_gx += g * xhat;
+    if (norm.ddelta_gamma) norm.ddelta_gamma[row + i] = T(dy * xhat);
   }
-  const A mean_g = block_sum<kThreads>(sum_g) * share;
-  const A mean_gx = block_sum<kThreads>(sum_gx) * share;
+  if (!norm.dx) return;  // in all threads
+  const A mean_g = block_sum<kThreads>(sum_g) / static_cast<A>(n);
+  const A mean_gx = block_sum<kThreads>(sum_gx) * norm.share(spread);
   for (int64_t i = threadIdx.x; i < n; i += kThreads) {
-    const A g = static_cast<A>(dy[row + i]) * static_cast<A>(gamma[i]);
-    const A xhat = (static_cast<A>(x[row + i]) - center) * scale;
-    dx[row + i] = T((g - mean_g - xhat * mean_gx) * scale);
+    const A g = static_cast<A>(norm.dy[row + i]) * norm.scale(row + i, i);
+    const A xhat = (static_cast<A>(norm.x[row + i]) - center) * factor;
+    norm.dx[row + i] = T((g - mean_g - xhat * mean_gx) * factor);
   }
 }
 
@@ -69,18 +128,17 @@ struct ColumnSums {
 // kWarp columns and kSlices slices of the part's rows.
 template <class T>
 __global__ void __launch_bounds__(kWarp* kSlices)
-    weight_gradients(const T* x, const Accumulator<T>* mean, const Accumulator<T>* rstd,
-                     const T* dy, int64_t rows, int64_t n, int64_t rows_each,
-                     Accumulator<T>* parts) {
+    weight_gradients(Norm<T> norm, int64_t rows, int64_t rows_each, Accumulator<T>* parts) {
   using A = Accumulator<T>;
+  const int64_t n = norm.n;
   const int64_t c = int64_t{blockIdx.x} * kWarp + threadIdx.x;
   const int64_t begin = blockIdx.y * rows_each;
   const int64_t end = begin + rows_each < rows ? begin + rows_each : rows;
   A dgamma = 0, dbeta = 0;
   if (c < n)
     for (int64_t r = begin + threadIdx.y; r < end; r += kSlices) {
-      const A d = dy[r * n + c];
-      dgamma += d * ((static_cast<A>(x[r * n + c]) - mean[r]) * rstd[r]);
+      const A d = norm.dy[r * n + c], factor = norm.factor(norm.spread[r]);
+      dgamma += d * ((static_cast<A>(norm.x[r * n + c]) - norm.mean[r]) * factor);
       dbeta += d;
     }
   ColumnSums<A>& sums = block_shared<ColumnSums<A>>();
@@ -115,35 +173,27 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
-void layer_norm_forward(const CudaContext& ctx, ConstView x, ConstView gamma, ConstView beta,
-                        double eps, View y, View mean, View rstd) {
-  const int64_t n = x.cols();
-  if (x.rows() == 0) return;
-  const unsigned rows = one_block_each(x.rows());
-  for_float(x.dtype, "layer_norm_forward", [&]<class T>() {
-    using A = Accumulator<T>;
-    const auto run = [&](auto kernel, unsigned threads) {
-      launch(kernel, {rows, threads}, ctx, x.as<T>(), gamma.as<T>(), beta.as<T>(), n,
-             static_cast<A>(eps), y.as<T>(), mean.as<A>(), rstd.as<A>());
-    };
-    n <= kShortRow ? run(normalise<T, kWarp>, kWarp) : run(normalise<T, 256>, 256);
+void layer_norm_forward(const CudaContext& ctx, LayerNormArgs args) {
+  if (args.x.rows() == 0) return;
+  const unsigned rows = one_block_each(args.x.rows());
+  for_float(args.x.dtype, "layer_norm_forward", [&]<class T>() {
+    const Norm<T> norm(args);
+    norm.n <= kShortRow ? launch(normalise<T, kWarp>, {rows, kWarp}, ctx, norm)
+                        : launch(normalise<T, 256>, {rows, 256}, ctx, norm);
   });
 }
 
-void layer_norm_backward(const CudaContext& ctx, ConstView x, ConstView gamma, ConstView mean,
-                         ConstView rstd, ConstView dy, View dx, View dgamma, View dbeta) {
-  const int64_t n = x.cols(), rows = x.rows();
-  for_float(x.dtype, "layer_norm_backward", [&]<class T>() {
+void layer_norm_backward(const CudaContext& ctx, LayerNormArgs args) {
+  const int64_t n = args.x.cols(), rows = args.x.rows();
+  for_float(args.x.dtype, "layer_norm_backward", [&]<class T>() {
     using A = Accumulator<T>;
-    if (dx && rows * n > 0) {
-      const auto run = [&](auto kernel, unsigned threads) {
-        launch(kernel, {one_block_each(rows), threads}, ctx, x.as<T>(), gamma.as<T>(), mean.as<A>(),
-               rstd.as<A>(), dy.as<T>(), n, dx.as<T>());
-      };
-      n <= kShortRow ? run(normalise_backward<T, kWarp>, kWarp)
-                     : run(normalise_backward<T, 256>, 256);
+    const Norm<T> norm(args);
+    if ((norm.dx || norm.ddelta_gamma) && rows * n > 0) {
+      const unsigned blocks = one_block_each(rows);
+      n <= kShortRow ? launch(normalise_backward<T, kWarp>, {blocks, kWarp}, ctx, norm)
+                     : launch(normalise_backward<T, 256>, {blocks, 256}, ctx, norm);
     }
-    if ((!dgamma && !dbeta) || n == 0) return;
+    if ((!args.dgamma && !args.dbeta) || n == 0) return;
     const int64_t wanted = ceil_div(rows, 4 * kSlices), most = wanted < kParts ? wanted : kParts;
     const int64_t rows_each = most > 0 ? ceil_div(rows, most) : 0;
     const int64_t count = most > 0 ? ceil_div(rows, rows_each) : 0;
@@ -152,11 +202,10 @@ void layer_norm_backward(const CudaContext& ctx, ConstView x, ConstView gamma, C
       launch(weight_gradients<T>,
              {dim3(one_block_each(ceil_div(n, kWarp)), static_cast<unsigned>(count)),
               dim3(kWarp, kSlices)},
-             ctx, x.as<T>(), mean.as<A>(), rstd.as<A>(), dy.as<T>(), rows, n, rows_each,
-             parts.as<A>());
+             ctx, norm, rows, rows_each, parts.as<A>());
     launch(add_parts<T>, {one_block_each(ceil_div(n, kColumnThreads)), kColumnThreads}, ctx,
-           parts.as<A>(), count, n, dgamma ? dgamma.as<T>() : nullptr,
-           dbeta ? dbeta.as<T>() : nullptr);
+           parts.as<A>(), count, n, args.dgamma ? args.dgamma.as<T>() : nullptr,
+           args.dbeta ? args.dbeta.as<T>() : nullptr);
   });
 }
 

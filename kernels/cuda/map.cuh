@@ -65,15 +65,23 @@ __device__ __forceinline__ void each(const F& f, int64_t i, const Arrays&... arr
   run(arrays.template load<N>(i)...);
 }
 
+// loop(f), unless an overload for F has more to do in every thread.
+template <class F, class Loop>
+__device__ __forceinline__ void over_elements(const F& f, const Loop& loop) {
+  loop(f);
+}
+
 // `packs` packs from element `head` on; the elements before and behind them singly.
 template <int N, class F, class... Arrays>
 __global__ void __launch_bounds__(kMapThreads)
     elementwise(int64_t n, int64_t head, int64_t packs, F f, Arrays... arrays) {
-  const int64_t first = int64_t{blockIdx.x} * kMapThreads + threadIdx.x;
-  const int64_t stride = int64_t{gridDim.x} * kMapThreads;
-  for (int64_t p = first; p < packs; p += stride) each<N>(f, head + p * N, arrays...);
-  for (int64_t r = first; r < n - packs * N; r += stride)
-    each<1>(f, r < head ? r : r + packs * N, arrays...);
+  over_elements(f, [=](const auto& g) {
+    const int64_t first = int64_t{blockIdx.x} * kMapThreads + threadIdx.x;
+    const int64_t stride = int64_t{gridDim.x} * kMapThreads;
+    for (int64_t p = first; p < packs; p += stride) each<N>(g, head + p * N, arrays...);
+    for (int64_t r = first; r < n - packs * N; r += stride)
+      each<1>(g, r < head ? r : r + packs * N, arrays...);
+  });
 }
 
 template <int N, class T>

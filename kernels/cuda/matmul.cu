@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Matrix products of any strides and types on the ordinary cores, with sums in the accumulator type
-// in the order of k; what tensor cores can take goes to matmul_tensor.cu.
+// in the order of k; what tensor cores can take goes to matmul_tensor.cu or matmul_sm90a.cu, and
+// large products to cuBLASLt where it is there.
 #include "pinion/kernels/cuda/matmul.cuh"
+#include "pinion/kernels/cuda/matmul_library.h"
 #include "pinion/kernels/kernels.h"
 
 namespace pinion::kernels::cuda {
@@ -73,13 +75,29 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
+enum class Route : uint8_t { cores, warps, warp_groups };
+
+// Who multiplies.
+template <class T>
+Route route_of(const CudaContext& ctx, const ProductShape& s, const Operand<T>& a,
+               const Operand<T>& b) {
+  constexpr int kWarpGroups = 90;                    // the one capability that has wgmma
+  constexpr int64_t kLeastTile = 128, kLeastK = 64;  // one whole tile, one step of the ring
+  if (sizeof(T) != 2 || !is_aligned(a, s.m, s.k) || !is_aligned(b, s.k, s.n)) return Route::cores;
+  const bool large = s.m >= kLeastTile && s.n >= kLeastTile && s.k >= kLeastK;
+  return ctx.capability == kWarpGroups && large ? Route::warp_groups : Route::warps;
+}
+
 template <class T, class Out>
 void product(const CudaContext& ctx, const ProductShape& shape, const Operand<T>& a,
              const Operand<T>& b, const Result<Out>& out) {
   const auto [batch, m, n, k] = shape;
   if (batch * m * n == 0) return;
-  if constexpr (sizeof(T) == 2)
-    if (multiply_on_tensor_cores(ctx, shape, a, b, out)) return;
+  if constexpr (sizeof(T) == 2) {
+    const Route route = route_of(ctx, shape, a, b);
+    if (route == Route::warp_groups) return multiply_by_warp_groups(ctx, shape, a, b, out);
+    if (route == Route::warps) return multiply_by_warps(ctx, shape, a, b, out);
+  }
   const int64_t tiles_n = (n + kTile - 1) / kTile, tiles = (m + kTile - 1) / kTile * tiles_n;
   launch(multiply<T, Out>, {one_block_each(batch * tiles), kThreads}, ctx, shape, tiles_n, tiles, a,
          b, out);
@@ -99,6 +117,7 @@ void matmul(const CudaContext& ctx, ConstView a, bool ta, ConstView b, bool tb, 
             View y) {
   const int64_t m = y.shape[-2], n = y.shape[-1], k = a.shape[ta ? -2 : -1];
   const int64_t batch = y.shape.rank() == 3 ? y.shape[0] : 1;
+  if (multiply_by_library(ctx, {batch, m, n, k, ta, tb, accumulate, a, b, y})) return;
   for_float(a.dtype, "matmul", [&]<class T>() {
     const auto run = [&]<class Out>(Out* out) {
       product<T, Out>(ctx, {batch, m, n, k}, operand<T>(a, ta), operand<T>(b, tb),
@@ -113,6 +132,8 @@ void matmul(const CudaContext& ctx, ConstView a, bool ta, ConstView b, bool tb, 
 void linear_forward(const CudaContext& ctx, ConstView x, ConstView w, ConstView b, Activation act,
                     View y, View pre) {
   const int64_t k = x.cols(), n = w.shape[0];
+  const LibraryProduct p{1, x.rows(), n, k, false, true, false, x, w, y, b, act, pre};
+  if (multiply_by_library(ctx, p)) return;
   for_float(x.dtype, "linear", [&]<class T>() {
     product<T, T>(ctx, {1, x.rows(), n, k}, {x.as<T>(), k, 1, 0}, {w.as<T>(), 1, k, 0},
                   {y.as<T>(), false, b ? b.as<T>() : nullptr, act, pre ? pre.as<T>() : nullptr});

@@ -31,7 +31,9 @@ __device__ __forceinline__ void copy_tile(const T* from, int64_t stride, int64_t
   using Shape = TileShape<kAlongDepth>;
   constexpr int kChunks = Shape::kLength / kChunk;
   for (int c = static_cast<int>(threadIdx.x); c < Shape::kLines * kChunks; c += kThreads) {
-    const int l = c / kChunks, e = c % kChunks * kChunk;
+    // Eight lanes are served together: of the lines of four chunks, those four apart share no bank.
+    const int short_line = c / 32 * 8 + c % 8 / 4 * 4 + c / 8 % 4;
+    const int l = kChunks == 4 ? short_line : c / kChunks, e = c % kChunks * kChunk;
     const bool there = line + l < lines && at + e < length;
     copy_async16(to + l * Shape::kStride + e, there ? from + (line + l) * stride + at + e : from,
                  there);
@@ -98,24 +100,12 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
   }
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, g = lane / 4, t = lane % 4;
+  __syncthreads();  // the tiles are read: strips of the result take their place
+  Strip& strip = reinterpret_cast<Strip*>(shared)[warp];
 #pragma unroll
   for (int r = 0; r < kWarpRows / 16; ++r)
-#pragma unroll
-    for (int c = 0; c < kWarpColumns / 8; ++c)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int64_t i = i0 + wi + r * 16 + g + e / 2 * 8, j = j0 + wj + c * 8 + t * 2 + e % 2;
-        if (i < m && j < n) out.finish((matrix * m + i) * n + j, j, sum[r][c].v[e]);
-      }
-}
-
-// Copies of 16 bytes reach every line: the address, the distance of lines and of matrices, and the
-// length are on their boundary.
-template <class T>
-bool is_aligned(const Operand<T>& x, int64_t lines_apart, int64_t length) {
-  return reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && lines_apart % kChunk == 0 &&
-         x.batch % kChunk == 0 && length % kChunk == 0;
+    strip.finish([&](int c, int e) { return sum[r][c].v[e]; }, out, shape, matrix, i0 + wi + r * 16,
+                 j0 + wj);
 }
 
 template <class T, class Out, bool kDownA, bool kDownB>
@@ -124,6 +114,7 @@ void run(const CudaContext& ctx, const ProductShape& s, const Operand<T>& a, con
   const int64_t tiles_n = (s.n + kTile - 1) / kTile, tiles = (s.m + kTile - 1) / kTile * tiles_n;
   constexpr size_t kBytes =
       kStages * (TileShape<!kDownA>::kElements + TileShape<kDownB>::kElements) * sizeof(T);
+  static_assert(kWarpColumns == Strip::kColumns && kThreads / kWarp * sizeof(Strip) <= kBytes);
   launch(multiply<T, Out, kDownA, kDownB>, {one_block_each(s.batch * tiles), kThreads, kBytes}, ctx,
          s, tiles_n, tiles, a, b, out);
 }
@@ -131,28 +122,16 @@ void run(const CudaContext& ctx, const ProductShape& s, const Operand<T>& a, con
 }  // namespace
 
 template <class T, class Out>
-bool multiply_on_tensor_cores(const CudaContext& ctx, const ProductShape& shape,
-                              const Operand<T>& a, const Operand<T>& b, const Result<Out>& out) {
-  const bool down_a = a.column != 1, down_b = b.column != 1;
-  if (!is_aligned(a, down_a ? a.column : a.row, down_a ? shape.m : shape.k) ||
-      !is_aligned(b, down_b ? b.column : b.row, down_b ? shape.k : shape.n))
-    return false;
-  if (down_a)
+void multiply_by_warps(const CudaContext& ctx, const ProductShape& shape, const Operand<T>& a,
+                       const Operand<T>& b, const Result<Out>& out) {
+  const bool down_b = b.column != 1;
+  if (a.column != 1)
     down_b ? run<T, Out, true, true>(ctx, shape, a, b, out)
            : run<T, Out, true, false>(ctx, shape, a, b, out);
   else
     down_b ? run<T, Out, false, true>(ctx, shape, a, b, out)
            : run<T, Out, false, false>(ctx, shape, a, b, out);
-  return true;
 }
-
-#define PINION_TENSOR_PRODUCT(T, Out)                                             \
-  template bool multiply_on_tensor_cores(const CudaContext&, const ProductShape&, \
-                                         const Operand<T>&, const Operand<T>&,    \
-                                         const Result<Out>&);
-PINION_TENSOR_PRODUCT(BFloat16, BFloat16)
-PINION_TENSOR_PRODUCT(BFloat16, float)
-PINION_TENSOR_PRODUCT(Half, Half)
-PINION_TENSOR_PRODUCT(Half, float)
+PINION_INSTANTIATE_PRODUCT(multiply_by_warps)
 
 }  // namespace pinion::kernels::cuda

@@ -5,6 +5,7 @@
 #include "pinion/kernels/cuda/workspace.h"
 #include "pinion/kernels/kernels.h"
 #include "pinion/kernels/optim.h"
+#include "pinion/kernels/step_control.h"
 
 namespace pinion::kernels::cuda {
 namespace {
@@ -24,6 +25,50 @@ struct Step {
     run(static_cast<A>(w), static_cast<A>(state)...);
   }
 };
+
+// An update whose numbers stand in the device's memory: read by every thread, and counted by the
+// last block, when all have read.
+template <class U, class Description>
+struct Controlled {
+  Description s;
+  StepControl* control;
+  uint32_t* arrivals;
+
+  __device__ __forceinline__ Step<U> now(const StepControl& c) const {
+    Description d = s;
+    d.lr = c.lr, d.grad_scale = c.grad_scale;
+    if constexpr (requires { d.step; })
+      d.step = static_cast<int64_t>(c.steps) + 1;
+    else
+      d.first = c.steps == 0;
+    return {U(d)};
+  }
+};
+template <class U, class D, class Loop>
+__device__ __forceinline__ void over_elements(const Controlled<U, D>& f, const Loop& loop) {
+  const StepControl control = *f.control;
+  if (control.skip == 0) loop(f.now(control));
+  if (last_block(f.arrivals) && threadIdx.x == 0 && control.skip == 0)
+    f.control->steps = control.steps + 1;
+}
+
+__global__ void decide_on_device(const double* stats, int64_t arenas, const float* loss_scale,
+                                 double max_norm, StepControl* control) {
+  decide(stats, arenas, loss_scale, max_norm, control);
+}
+__global__ void update_on_device(const StepControl* control, LossScaleRule rule, LossScale* state) {
+  update(control->skip != 0, rule, *state);
+}
+
+constexpr int kCountThreads = 256;
+
+__global__ void __launch_bounds__(kCountThreads)
+    count_pairs(const int64_t* a, const int64_t* b, int64_t n, int64_t* count) {
+  int64_t equal = 0;
+  for (int64_t i = threadIdx.x; i < n; i += kCountThreads) equal += a[i] == b[i];
+  equal = block_sum<kCountThreads>(equal);
+  if (threadIdx.x == 0) *count += equal;
+}
 
 constexpr int kNormThreads = 256;
 constexpr int kNormBlocks = 512;
@@ -80,34 +125,86 @@ void squares_and_nonfinite(const CudaContext& ctx, ConstView x, View out) {
   });
 }
 
+namespace {
+
+// f is a Step, or a Controlled one.
+template <class T, class F>
+void sgd(const CudaContext& ctx, const View& w, const ConstView& dw, const View& momentum,
+         bool fresh, F f) {
+  const Update<T> weights{w.as<T>()};
+  const Read<T> gradient{dw.as<T>()};
+  const int64_t n = w.numel();
+  // Momentum may be uninitialised before the first step, so that step does not read it.
+  if (!momentum)
+    for_elements(ctx, n, f, weights, gradient);
+  else if (fresh)
+    for_elements(ctx, n, f, weights, gradient, Write<T>{momentum.as<T>()});
+  else
+    for_elements(ctx, n, f, weights, gradient, Update<T>{momentum.as<T>()});
+}
+
+template <class T, class F>
+void adam(const CudaContext& ctx, const View& w, const ConstView& dw, const View& m, const View& v,
+          const View& vmax, F f) {
+  const Update<T> weights{w.as<T>()}, first{m.as<T>()}, second{v.as<T>()};
+  const Read<T> gradient{dw.as<T>()};
+  const int64_t n = w.numel();
+  if (vmax)
+    for_elements(ctx, n, f, weights, gradient, first, second, Update<T>{vmax.as<T>()});
+  else
+    for_elements(ctx, n, f, weights, gradient, first, second);
+}
+
+StepControl* numbers(const View& control) {
+  return reinterpret_cast<StepControl*>(control.as<double>());
+}
+
+}  // namespace
+
 void sgd_step(const CudaContext& ctx, View w, ConstView dw, View momentum, SgdStep s) {
   for_float(w.dtype, "sgd_step", [&]<class T>() {
-    const Step<SgdUpdate<Accumulator<T>>> step{SgdUpdate<Accumulator<T>>(s)};
-    const Update<T> weights{w.as<T>()};
-    const Read<T> gradient{dw.as<T>()};
-    const int64_t n = w.numel();
-    // Momentum may be uninitialised before the first step, so that step does not read it.
-    if (!momentum)
-      for_elements(ctx, n, step, weights, gradient);
-    else if (s.first)
-      for_elements(ctx, n, step, weights, gradient, Write<T>{momentum.as<T>()});
-    else
-      for_elements(ctx, n, step, weights, gradient, Update<T>{momentum.as<T>()});
+    using U = SgdUpdate<Accumulator<T>>;
+    sgd<T>(ctx, w, dw, momentum, s.first, Step<U>{U(s)});
+  });
+}
+void sgd_step_controlled(const CudaContext& ctx, View w, ConstView dw, View momentum, SgdStep s,
+                         View control) {
+  for_float(w.dtype, "sgd_step_controlled", [&]<class T>() {
+    using U = SgdUpdate<Accumulator<T>>;
+    sgd<T>(ctx, w, dw, momentum, false,
+           Controlled<U, SgdStep>{s, numbers(control), ctx.workspace->arrivals()});
   });
 }
 
 void adam_step(const CudaContext& ctx, View w, ConstView dw, View m, View v, View vmax,
                AdamStep s) {
   for_float(w.dtype, "adam_step", [&]<class T>() {
-    const Step<AdamUpdate<Accumulator<T>>> step{AdamUpdate<Accumulator<T>>(s)};
-    const Update<T> weights{w.as<T>()}, first{m.as<T>()}, second{v.as<T>()};
-    const Read<T> gradient{dw.as<T>()};
-    const int64_t n = w.numel();
-    if (vmax)
-      for_elements(ctx, n, step, weights, gradient, first, second, Update<T>{vmax.as<T>()});
-    else
-      for_elements(ctx, n, step, weights, gradient, first, second);
+    using U = AdamUpdate<Accumulator<T>>;
+    adam<T>(ctx, w, dw, m, v, vmax, Step<U>{U(s)});
   });
+}
+void adam_step_controlled(const CudaContext& ctx, View w, ConstView dw, View m, View v, View vmax,
+                          AdamStep s, View control) {
+  for_float(w.dtype, "adam_step_controlled", [&]<class T>() {
+    using U = AdamUpdate<Accumulator<T>>;
+    adam<T>(ctx, w, dw, m, v, vmax,
+            Controlled<U, AdamStep>{s, numbers(control), ctx.workspace->arrivals()});
+  });
+}
+
+void decide_step(const CudaContext& ctx, ConstView stats, ConstView loss_scale, double max_norm,
+                 View control) {
+  launch(decide_on_device, {1, 1}, ctx, stats.as<double>(), stats.shape[0],
+         loss_scale ? loss_scale.as<float>() : nullptr, max_norm, numbers(control));
+}
+void update_loss_scale(const CudaContext& ctx, ConstView control, LossScaleRule rule, View state) {
+  launch(update_on_device, {1, 1}, ctx, reinterpret_cast<const StepControl*>(control.as<double>()),
+         rule, reinterpret_cast<LossScale*>(state.as<float>()));
+}
+
+void count_equal(const CudaContext& ctx, ConstView a, ConstView b, View count) {
+  launch(count_pairs, {1, kCountThreads}, ctx, a.as<int64_t>(), b.as<int64_t>(), a.numel(),
+         count.as<int64_t>());
 }
 
 }  // namespace pinion::kernels::cuda

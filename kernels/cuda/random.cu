@@ -2,6 +2,7 @@
 // Random numbers: element i is a function of the key and i alone (kernels/philox.h), so the device
 // draws what the CPU draws.
 #include "pinion/kernels/cuda/map.cuh"
+#include "pinion/kernels/cuda/recording.h"
 #include "pinion/kernels/kernels.h"
 
 namespace pinion::kernels::cuda {
@@ -12,7 +13,8 @@ constexpr int kDrawThreads = 256;
 // A thread draws four words and takes the four elements that they belong to.
 template <class T>
 __global__ void __launch_bounds__(kDrawThreads)
-    drop(const T* x, int64_t n, PhiloxKey key, uint32_t threshold, formulas::Dropout f, T* y) {
+    drop(const T* x, int64_t n, ReplayedKey at, uint32_t threshold, formulas::Dropout f, T* y) {
+  const PhiloxKey key = at.now();
   const int64_t stride = int64_t{gridDim.x} * kDrawThreads;
   for (int64_t block = int64_t{blockIdx.x} * kDrawThreads + threadIdx.x; block < (n + 3) / 4;
        block += stride) {
@@ -28,7 +30,8 @@ __global__ void __launch_bounds__(kDrawThreads)
 // device rounds alike; rounding may reach the open end, which is drawn as the low one then.
 template <class T>
 __global__ void __launch_bounds__(kDrawThreads)
-    draw_uniform(int64_t n, PhiloxKey key, T low, T high, T span, T* y) {
+    draw_uniform(int64_t n, ReplayedKey at, T low, T high, T span, T* y) {
+  const PhiloxKey key = at.now();
   const int64_t stride = int64_t{gridDim.x} * kDrawThreads;
   for (int64_t block = int64_t{blockIdx.x} * kDrawThreads + threadIdx.x; block < (n + 3) / 4;
        block += stride) {
@@ -44,7 +47,8 @@ __global__ void __launch_bounds__(kDrawThreads)
 // Two normal numbers of each two words.
 template <class T>
 __global__ void __launch_bounds__(kDrawThreads)
-    draw_normal(int64_t n, PhiloxKey key, T mean, T std, T* y) {
+    draw_normal(int64_t n, ReplayedKey at, T mean, T std, T* y) {
+  const PhiloxKey key = at.now();
   const int64_t stride = int64_t{gridDim.x} * kDrawThreads;
   for (int64_t block = int64_t{blockIdx.x} * kDrawThreads + threadIdx.x; block < (n + 3) / 4;
        block += stride) {
@@ -62,15 +66,15 @@ template <class T>
 void uniform_of(const CudaContext& ctx, const View& x, const PhiloxKey& key, T low, T high,
                 double span) {
   const int64_t n = x.numel();
-  launch(draw_uniform<T>, {blocks_for((n + 3) / 4, kDrawThreads), kDrawThreads}, ctx, n, key, low,
-         high, static_cast<T>(span), x.as<T>());
+  launch(draw_uniform<T>, {blocks_for((n + 3) / 4, kDrawThreads), kDrawThreads}, ctx, n,
+         ReplayedKey(key), low, high, static_cast<T>(span), x.as<T>());
 }
 template <class T>
 void normal_of(const CudaContext& ctx, const View& x, const PhiloxKey& key, double mean,
                double std) {
   const int64_t n = x.numel();
-  launch(draw_normal<T>, {blocks_for((n + 3) / 4, kDrawThreads), kDrawThreads}, ctx, n, key,
-         static_cast<T>(mean), static_cast<T>(std), x.as<T>());
+  launch(draw_normal<T>, {blocks_for((n + 3) / 4, kDrawThreads), kDrawThreads}, ctx, n,
+         ReplayedKey(key), static_cast<T>(mean), static_cast<T>(std), x.as<T>());
 }
 
 }  // namespace
@@ -92,8 +96,8 @@ void dropout(const CudaContext& ctx, ConstView x, double p, PhiloxKey key, View 
   if (n == 0) return;
   if (p <= 0) return map1(ctx, "dropout", formulas::Affine{1, 0}, x, y);
   for_float(x.dtype, "dropout", [&]<class T>() {
-    launch(drop<T>, {blocks_for((n + 3) / 4, kDrawThreads), kDrawThreads}, ctx, x.as<T>(), n, key,
-           bernoulli_threshold(1 - p), formulas::Dropout{1 / (1 - p)}, y.as<T>());
+    launch(drop<T>, {blocks_for((n + 3) / 4, kDrawThreads), kDrawThreads}, ctx, x.as<T>(), n,
+           ReplayedKey(key), bernoulli_threshold(1 - p), formulas::Dropout{1 / (1 - p)}, y.as<T>());
   });
 }
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pinion/kernels/cuda/workspace.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "pinion/kernels/lookup.h"
@@ -22,27 +21,11 @@ void Workspace::check_indices() {
   fail_lookup(wrong_index_->who, wrong_index_->got, wrong_index_->extent);
 }
 
-// The smallest free block that holds it, else a new one. Sizes are powers of two, so that few
-// blocks serve all kernels of a program.
-Workspace::Block Workspace::take(int64_t bytes) {
-  int64_t size = 64 << 10;
-  while (size < bytes) size *= 2;
-  const std::lock_guard lock(mutex_);
-  const auto fits = [&](const Block& b) { return b.bytes == size; };
-  if (const auto at = std::find_if(free_.begin(), free_.end(), fits); at != free_.end()) {
-    const Block block = *at;
-    free_.erase(at);
-    return block;
-  }
-  Block block{nullptr, size};
-  free_.reserve(free_.size() + 1);
-  check(cudaMalloc(&block.data, static_cast<size_t>(size)), "scratch memory of a kernel");
-  return block;
-}
-
-void Workspace::give_back(const Block& block) {
-  const std::lock_guard lock(mutex_);
-  free_.push_back(block);
+Scratch::Scratch(const CudaContext& ctx, int64_t bytes)
+    : memory_(*ctx.memory), bytes_(bytes), data_(memory_.take(bytes)) {
+  PINION_REQUIRE(out_of_memory, data_,
+                 "scratch memory of a kernel: the device is out of memory: asked for ", bytes,
+                 " bytes, ", memory_.reserved(), " reserved");
 }
 
 }  // namespace pinion::kernels::cuda

@@ -4,10 +4,7 @@
 // device's one stream: a block of scratch that is given back is written next by a later kernel.
 #pragma once
 
-#include <mutex>
-#include <vector>
-
-#include "pinion/kernels/cuda/context.cuh"
+#include "pinion/kernels/cuda/memory_pool.h"
 
 namespace pinion::kernels::cuda {
 
@@ -32,38 +29,28 @@ class Workspace {
   void check_indices();
 
  private:
-  friend class Scratch;
-  struct Block {
-    void* data;
-    int64_t bytes;
-  };
-  Block take(int64_t bytes);
-  void give_back(const Block& block);
-
   uint32_t* arrivals_ = nullptr;
   WrongIndex* wrong_index_ = nullptr;
-  std::mutex mutex_;
-  std::vector<Block> free_;
 };
 
 // Device memory for the kernels launched during the object's life; contents are arbitrary. Throws
 // Error (out_of_memory).
 class Scratch {
  public:
-  Scratch(const CudaContext& ctx, int64_t bytes)
-      : workspace_(*ctx.workspace), block_(workspace_.take(bytes)) {}
-  ~Scratch() { workspace_.give_back(block_); }
+  Scratch(const CudaContext& ctx, int64_t bytes);
+  ~Scratch() { memory_.give_back(data_, bytes_); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
   template <class T>
   T* as() const {
-    return static_cast<T*>(block_.data);
+    return static_cast<T*>(data_);
   }
 
  private:
-  Workspace& workspace_;
-  const Workspace::Block block_;
+  MemoryPool& memory_;
+  const int64_t bytes_;
+  void* const data_;
 };
 
 }  // namespace pinion::kernels::cuda

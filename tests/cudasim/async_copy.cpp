@@ -10,7 +10,8 @@ namespace {
 
 void land(const std::vector<AsyncCopy>& group) {
   for (const AsyncCopy& c : group) {
-    if (watcher) watcher->access(c.dst, static_cast<size_t>(c.bytes), AccessKind::write, c.site);
+    if (watcher)
+      watcher->engine_access(c.dst, static_cast<size_t>(c.bytes), AccessKind::write, c.site);
     const char* data = c.early ? c.data.data() : c.src;
     std::memset(c.dst, 0, static_cast<size_t>(c.bytes));
     std::memcpy(c.dst, data, static_cast<size_t>(c.source_bytes));
@@ -33,6 +34,8 @@ void copy_async(void* shared, const void* global, size_t bytes, size_t zeros, Si
               {},
               site};
   if (watcher && bytes > zeros) watcher->access(global, bytes - zeros, AccessKind::read, site);
+  if (watcher)
+    watcher->access(shared, bytes, AccessKind::write, site);  // from now on, until it lands
   if (c.early) std::memcpy(c.data.data(), global, bytes - zeros);
   std::memset(shared, 0xFF, bytes);
   machine.current->open.push_back(c);

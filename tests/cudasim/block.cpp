@@ -115,9 +115,9 @@ void check_exit(const Thread& t) {
 
 void* dynamic_shared(size_t alignment, Site site) {
   const InSimulator guard;
-  constexpr size_t kGiven = 128;  // what device.cuh declares; 1024 here
+  constexpr size_t kGiven = 1024;  // what device.cuh declares
   if (alignment > kGiven)
-    fail(Fault::alignment, "dynamic shared memory is aligned to 128 bytes, not more", site);
+    fail(Fault::alignment, "dynamic shared memory is aligned to 1024 bytes, not more", site);
   GuardedMemory* memory = machine.current->block->dynamic.get();
   if (!memory) fail(Fault::shared, "the launch asked for no dynamic shared memory", site);
   return memory->data();

@@ -10,6 +10,7 @@
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <vector>
 
 #include "vector_types.h"
 
@@ -37,6 +38,7 @@ enum class Fault : uint8_t {
   pointer,     // a pointer argument that is not device memory
   shared,      // more shared memory than a block may have
   trap,        // the kernel gave up
+  async,       // a tile, a barrier in shared memory or a product of a warp group used wrongly
   race,        // two accesses that nothing orders, one of them a write
 };
 
@@ -98,6 +100,26 @@ void free_device(void* data);
 bool is_device_memory(const void* p, size_t bytes);
 // How many allocations are live, for tests of leaks.
 size_t live_allocations();
+
+// How warps used memory in one line of a kernel, by accesses of one size. A request is what the
+// lanes of a warp access together.
+struct LineTraffic {
+  std::string line;  // "file.cu:12"
+  bool shared, writes;
+  size_t bytes;  // of a lane
+  uint64_t requests;
+  uint64_t units;  // 32-byte sectors of device memory; passes over the banks of shared memory
+  uint64_t least;  // that requests for so many bytes can do with
+};
+// Counts while it lives, where kernels report their accesses (lint.cpp). Atomics are left out.
+class TrafficMeter {
+ public:
+  TrafficMeter();
+  ~TrafficMeter();
+  TrafficMeter(const TrafficMeter&) = delete;
+  TrafficMeter& operator=(const TrafficMeter&) = delete;
+  std::vector<LineTraffic> lines() const;  // of the launches that have ended
+};
 
 // A kernel with its arguments. Little of it is template, for every kernel is another type.
 class Call {

@@ -3,6 +3,8 @@
 // simulator.
 #pragma once
 
+#include <array>
+
 #include "cudasim.h"
 
 namespace cudasim {
@@ -33,6 +35,8 @@ template <class T>
 inline char shared_tag = 0;
 
 void check_alignment(const void* p, size_t alignment, Site site);
+// An access of `bytes` at once, on their boundary.
+void touch_pack(const void* p, size_t bytes, bool writes, Site site);
 
 void copy_async(void* shared, const void* global, size_t bytes, size_t zeros, Site site);
 void commit_copies();
@@ -42,6 +46,29 @@ void wait_copies(int may_remain);
 void load_matrices(uint32_t* v, const void* row, bool transpose, Site site);
 void multiply_matrices(float* c, const uint32_t* a, const uint32_t* b, float (*widen)(uint16_t),
                        Site site);
+
+// --- sm_90a: tiles.cpp, warp_group.cpp ---
+
+uint32_t shared_address(const void* p, Site site);  // within dynamic shared memory
+void init_barrier(uint64_t* barrier, int arrivals, Site site);
+void publish_barriers();
+void arrive_at_barrier(uint64_t* barrier, int expected_bytes, Site site);
+void wait_for_phase(uint64_t* barrier, int parity, Site site);
+// `map` is a CUtensorMap; `at` has its column, line and matrix.
+void load_tile(void* shared, const void* map, const std::array<int, 3>& at, uint64_t* barrier,
+               Site site);
+
+struct TileProduct {
+  float* sums;  // of the calling lane
+  int columns;
+  uint64_t a, b;  // matrix descriptors
+  bool down_a, down_b;
+  float (*widen)(uint16_t);
+};
+void begin_products(Site site);
+void multiply_tiles(const TileProduct& product, Site site);
+void commit_products();
+void wait_products(int may_remain, Site site);
 
 // Calls f(lane) for the lanes of a mask, in order.
 template <class F>

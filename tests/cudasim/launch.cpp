@@ -89,6 +89,8 @@ void start_block(Block& block, size_t slot, uint64_t number) {
   block.alive = m.block_threads;
   block.barriers.fill({});
   block.named.clear();
+  block.phase_barriers.clear();
+  block.warp_groups.clear();
   if (m.shape.shared_bytes)
     block.dynamic =
         std::make_unique<GuardedMemory>(m.shape.shared_bytes, kDynamicAlignment, Space::shared);
@@ -118,6 +120,9 @@ void check_block_end(const Block& block) {
            {});
   };
   if (block.dynamic) check(*block.dynamic, "dynamic");
+  for (const auto& [at, barrier] : block.phase_barriers)
+    if (barrier.unseen.line)
+      fail(Fault::async, "a block ends that has not waited for a tile", barrier.unseen);
   for (const auto& [tag, memory] : block.named) check(*memory, "a block's");
 }
 
@@ -126,6 +131,7 @@ void run_wave(const std::vector<uint64_t>& order, size_t first) {
   Machine& m = machine;
   m.policy = draw_policy();
   m.active.clear();
+  m.tiles.clear();
   m.last_warp = -1;
   m.at_grid_barrier = 0;
   m.alive = static_cast<int>(m.thread_count);
@@ -134,6 +140,8 @@ void run_wave(const std::vector<uint64_t>& order, size_t first) {
     start_block(m.blocks[slot], slot, order[first + slot]);
   run_resident();
   if (m.error) std::rethrow_exception(std::exchange(m.error, nullptr));
+  if (!m.alive && !m.tiles.empty())
+    fail(Fault::async, "a block ends that has not waited for a tile", m.tiles.front().site);
   if (m.alive) fail(Fault::deadlock, "deadlock: no thread can run" + waiting_threads(), {});
   for (const Block& block : m.blocks) check_block_end(block);
 }
@@ -144,6 +152,7 @@ struct LaunchEnd {
   bool completed = false;
   ~LaunchEnd() {
     machine.blocks.clear();
+    machine.tiles.clear();
     machine.running = false;
     if (completed) return;
     machine.thread_count = 0;

@@ -18,9 +18,10 @@
 namespace cudasim {
 
 inline constexpr int kWarpLanes = 32;
+inline constexpr uint32_t kAllLanes = 0xffffffff;
 inline constexpr int kNamedBarriers = 16;
 
-enum class State : uint8_t { runnable, in_warp, in_barrier, in_grid, done };
+enum class State : uint8_t { runnable, in_warp, in_barrier, in_grid, in_async, done };
 
 struct Block;
 struct Warp;
@@ -55,6 +56,61 @@ struct Thread {
   std::deque<std::vector<AsyncCopy>> committed;  // oldest first
 };
 
+// A barrier in shared memory (mbarrier): a phase ends when nobody and no byte is missing any more.
+struct PhaseBarrier {
+  int arrivals = 0, missing = 0, parity = 0;
+  int64_t bytes = 0;       // that are expected and not there yet
+  bool published = false;  // to copies
+  const Thread* maker = nullptr;
+  Site unseen;  // the copy of a tile that has landed since anybody has waited here
+  std::vector<Thread*> waiting;
+};
+
+// What a tensor map says, in its place.
+struct TensorMap {
+  const char* data;
+  std::array<uint64_t, 3> extent;    // elements
+  std::array<uint64_t, 2> distance;  // bytes
+  std::array<uint32_t, 3> box;
+};
+// A tile on its way to shared memory.
+struct TileCopy {
+  Thread* issuer;
+  TensorMap map;
+  std::array<int, 3> at;
+  char* to;
+  uint64_t* barrier;
+  Site site;
+};
+
+inline constexpr int kGroupWarps = 4;
+inline constexpr int kGroupThreads = kGroupWarps * kWarpLanes;
+
+// One wgmma of a warp group. Its operands are read early or late, as cp.async does.
+struct GroupProduct {
+  TileProduct form;  // of any lane: `sums` is in the lanes
+  Site site;
+  uint32_t issued = 0;  // by which warps
+  std::array<float*, kGroupThreads> sums{};
+  std::vector<float> values;  // [64, columns], once the operands are read
+};
+struct WarpGroup {
+  std::deque<GroupProduct> products;
+  struct OfWarp {
+    size_t issued = 0;
+    bool begun = false;        // since the last commit
+    std::vector<size_t> ends;  // of its groups of products, in `products`
+  };
+  std::array<OfWarp, kGroupWarps> warps;
+  struct OfThread {
+    size_t finished = 0;
+    // What the sums are while the registers, which belong to the products, hold NaN.
+    std::map<float*, std::vector<float>> held;
+  };
+  std::array<OfThread, kGroupThreads> threads;
+  std::vector<Thread*> waiting;
+};
+
 struct Warp {
   std::array<Thread*, kWarpLanes> lanes{};
   uint32_t existing = 0, exited = 0, waiting = 0, runnable = 0;
@@ -81,8 +137,14 @@ class Watcher {
   virtual void lanes_meet(Block& block, Warp& warp, uint32_t mask) = 0;
   virtual void grid_meets() = 0;
   virtual void fence() = 0;
+  // A barrier in shared memory: who waits for the end of a phase sees what those who arrived did.
+  virtual void arrives(const void* barrier) = 0;
+  virtual void phase_ends(const void* barrier) = 0;
+  virtual void phase_waited(const void* barrier) = 0;
   // Of the current thread, where the simulator touches memory in its place.
   virtual void access(const void* p, size_t bytes, AccessKind kind, Site site) = 0;
+  // Of an engine that works for it: no request of its warp.
+  virtual void engine_access(const void* p, size_t bytes, AccessKind kind, Site site) = 0;
   virtual void memory(const void* p, size_t bytes, Space space) = 0;
   virtual void memory_gone(const void* p) = 0;
 };
@@ -113,6 +175,8 @@ struct Block {
   std::array<Barrier, kNamedBarriers> barriers{};
   std::unique_ptr<GuardedMemory> dynamic;
   std::map<const void*, std::unique_ptr<GuardedMemory>> named;  // by the tag of its type
+  std::map<const uint64_t*, PhaseBarrier> phase_barriers;
+  std::map<int, WarpGroup> warp_groups;
 };
 
 enum class Policy : uint8_t { forward, reverse, uniform, sticky };
@@ -129,7 +193,8 @@ struct Machine {
   size_t thread_count = 0;
   std::vector<Warp> warps;
   std::vector<Block> blocks;
-  std::vector<int> active;  // warps with a runnable thread
+  std::vector<int> active;      // warps with a runnable thread
+  std::vector<TileCopy> tiles;  // under way
   Fiber host;
   Thread* current = nullptr;
   int last_warp = -1;
@@ -171,6 +236,14 @@ void thread_main();  // what a fiber runs
 // --- warp.cpp, block.cpp, async_copy.cpp: what the end of a thread means to them ---
 void check_exit(const Thread& t);
 void finish_copies(Thread& t);
+
+// --- warp_group.cpp ---
+void check_products(const Thread& t);  // at the end of a thread: all are waited for
+
+// --- tiles.cpp ---
+char* at_shared_address(uint32_t address, size_t bytes, Site site);
+// Lets tiles land: some at random, and one at least when nobody can run without.
+void land_tiles();
 
 // --- memory.cpp ---
 void check_device_ends(Site site);

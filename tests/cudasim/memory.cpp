@@ -94,4 +94,11 @@ void check_alignment(const void* p, size_t alignment, Site site) {
          "an access of " + std::to_string(alignment) + " bytes is not on their boundary", site);
 }
 
+void touch_pack(const void* p, size_t bytes, bool writes, Site site) {
+  const InSimulator guard;
+  check_alignment(p, bytes, site);
+  if (watcher && machine.stacks.owner(p) < 0)
+    watcher->access(p, bytes, writes ? AccessKind::write : AccessKind::read, site);
+}
+
 }  // namespace cudasim

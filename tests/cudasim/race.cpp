@@ -4,15 +4,13 @@
 // Two accesses of which one writes must be ordered by barriers, __syncwarp, or a fence and an
 // atomic; whether they are does not depend on the schedule. Shuffles order nothing, as in CUDA.
 #include <dlfcn.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <set>
 
-#include "machine.h"
+#include "lint.h"
 
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
@@ -24,14 +22,6 @@ constexpr size_t kGranule = 4;  // bytes of a cell
 constexpr size_t kPageCells = 256;
 constexpr size_t kMostReports = 12;  // of one launch
 constexpr size_t kNear = 4096;       // bytes behind an allocation that are told by it
-
-// Where an access stands: an address in the program, or a text that the watcher keeps.
-struct Place {
-  const void* pc = nullptr;
-  const std::string* text = nullptr;
-
-  auto operator<=>(const Place&) const = default;
-};
 
 // Time counts the events that order accesses.
 struct Access {
@@ -71,6 +61,12 @@ struct BlockClock {
   Clock published;  // of its own, by its last fence
 };
 
+// Of a barrier in shared memory, by warp of its block: what those who arrived had seen, now and
+// when the last phase ended.
+struct PhaseClock {
+  std::array<uint64_t, kWarpLanes> arrived{}, ended{};
+};
+
 const char* name_of(AccessKind kind) { return kind == AccessKind::read ? "read" : "write"; }
 
 class RaceWatcher final : public Watcher {
@@ -87,10 +83,13 @@ class RaceWatcher final : public Watcher {
     wave_begins();
   }
   void wave_begins() override {
+    count_traffic_of_blocks();
     warp_clocks_.clear();
     warp_clocks_.resize(machine.warps.size());
+    phase_clocks_.clear();
   }
   void launch_ends() override {
+    count_traffic_of_blocks();
     if (reports_.empty()) return;
     std::string text = std::to_string(reported_.size()) + " race(s):";
     for (const std::string& r : reports_) text += "\n  " + r;
@@ -134,6 +133,24 @@ class RaceWatcher final : public Watcher {
     clock.published[{self.block->number, own}] = ++now_;
   }
 
+  // One lane that arrives speaks for its warp.
+  void arrives(const void* barrier) override {
+    const Thread& self = *machine.current;
+    std::array<uint64_t, kWarpLanes>& clock = phase_clocks_[barrier].arrived;
+    const std::array<uint64_t, kWarpLanes>& seen = clock_of(*self.warp).seen;
+    for (size_t i = 0; i < clock.size(); ++i) clock[i] = std::max(clock[i], seen[i]);
+    clock[static_cast<size_t>(place_of(*self.block, *self.warp))] = ++now_;
+  }
+  void phase_ends(const void* barrier) override {
+    PhaseClock& clock = phase_clocks_[barrier];
+    clock.ended = clock.arrived;
+  }
+  void phase_waited(const void* barrier) override {
+    const std::array<uint64_t, kWarpLanes>& ended = phase_clocks_[barrier].ended;
+    std::array<uint64_t, kWarpLanes>& seen = clock_of(*machine.current->warp).seen;
+    for (size_t i = 0; i < seen.size(); ++i) seen[i] = std::max(seen[i], ended[i]);
+  }
+
   void memory(const void* p, size_t bytes, Space space) override {
     const char* begin = static_cast<const char*>(p);
     Region region{begin + bytes, space, {}};
@@ -147,8 +164,10 @@ class RaceWatcher final : public Watcher {
   }
 
   void access(const void* p, size_t bytes, AccessKind kind, Site site) override {
-    check(static_cast<const char*>(p), bytes, kind,
-          {nullptr, &*texts_.insert(text_of(site)).first});
+    check(static_cast<const char*>(p), bytes, kind, place_of_site(site), traffic_is_counted);
+  }
+  void engine_access(const void* p, size_t bytes, AccessKind kind, Site site) override {
+    check(static_cast<const char*>(p), bytes, kind, place_of_site(site), false);
   }
   // By the code of a kernel, which called from `pc`.
   void instrumented(const void* p, size_t bytes, AccessKind kind, const void* pc) {
@@ -158,10 +177,15 @@ class RaceWatcher final : public Watcher {
     if (at >= self->stack && at < self->stack + kStackBytes) return;  // most accesses by far
     const InSimulator guard;
     if (!region_of(at) && is_private(at, bytes, kind, {pc, nullptr})) return;
-    check(at, bytes, kind, {pc, nullptr});
+    check(at, bytes, kind, {pc, nullptr}, traffic_is_counted);
   }
 
  private:
+  Place place_of_site(Site site) {
+    const std::string*& text = site_texts_[{site.file, site.line}];
+    if (!text) text = &*texts_.insert(text_of(site)).first;
+    return {nullptr, text};
+  }
   WarpClock& clock_of(const Warp& w) {
     return warp_clocks_[static_cast<size_t>(&w - machine.warps.data())];
   }
@@ -197,10 +221,16 @@ class RaceWatcher final : public Watcher {
     return recent_[oldest_++ % recent_.size()] = &found;
   }
 
-  void check(const char* p, size_t bytes, AccessKind kind, Place place) {
+  void check(const char* p, size_t bytes, AccessKind kind, Place place, bool counted) {
     auto* region = region_of(p);
     if (!region || p + bytes > region->second.end)
       stop(Fault::bounds, text_of_bounds(p, bytes, kind), place);
+    if (counted && kind != AccessKind::atomic) {
+      const bool shared = region->second.space == Space::shared;
+      const uint64_t address = reinterpret_cast<uintptr_t>(p) -
+                               (shared ? reinterpret_cast<uintptr_t>(region->first) : 0);
+      count_traffic({place, machine.current, address, bytes, shared, kind == AccessKind::write});
+    }
     for (const char* at = p; at < p + bytes;) {
       const auto offset = static_cast<size_t>(at - region->first);
       const size_t skip = offset % kGranule;
@@ -274,32 +304,11 @@ class RaceWatcher final : public Watcher {
 
   // --- reports ---
 
-  // "file.cu:12": the innermost line that is not one of the helpers' headers.
   std::string text_of_place(Place place) {
     if (place.text) return *place.text;
     std::string& text = lines_[place.pc];
-    Dl_info info{};
-    if (!text.empty()) return text;
-    if (!dladdr(place.pc, &info)) return "an unknown line";
-    char program[512] = {}, command[1024];
-    if (readlink("/proc/self/exe", program, sizeof program - 1) < 0) return "an unknown line";
-    const auto offset =
-        static_cast<const char*>(place.pc) - static_cast<const char*>(info.dli_fbase);
-    std::snprintf(command, sizeof command, "addr2line -ie '%s' 0x%zx 2>/dev/null", program,
-                  static_cast<size_t>(offset - 1));
-    FILE* pipe = popen(command, "r");
-    if (!pipe) return "an unknown line";
-    char line[1024];
-    while (std::fgets(line, sizeof line, pipe)) {
-      line[std::strcspn(line, " \n")] = 0;
-      const char* slash = std::strrchr(line, '/');
-      const std::string found = slash ? slash + 1 : line;
-      const bool helper = found.starts_with("device.cuh") || found.starts_with("cuda_runtime.h");
-      if (text.empty() || !helper) text = found;
-      if (!helper) break;
-    }
-    pclose(pipe);
-    return text;
+    if (text.empty()) text = lines_of({place.pc})[place.pc];
+    return text.empty() ? "an unknown line" : text;
   }
 
   Site site_of(Place place) {
@@ -351,8 +360,10 @@ class RaceWatcher final : public Watcher {
   size_t oldest_ = 0;  // of recent_
   std::vector<WarpClock> warp_clocks_;
   std::map<uint64_t, BlockClock> block_clocks_;
+  std::map<const void*, PhaseClock> phase_clocks_;
   std::map<const void*, Clock> released_;
   std::set<std::string> texts_, files_;
+  std::map<std::pair<const char*, int>, const std::string*> site_texts_;
   std::map<const void*, std::string> lines_;
   std::set<std::pair<Place, Place>> reported_;
   std::vector<std::string> reports_;

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda.h"
 #include "cuda_runtime_api.h"
 
 // Generations: how often it was recorded, and which record was reached.
@@ -24,12 +25,21 @@ struct CUstream_st {
     uint64_t generation = 0;
   };
   std::deque<Work> queue;
+  CUgraph_st* capture = nullptr;  // takes the work instead of the queue
+  bool capture_is_valid = false;
 
   bool ready() const {
     if (queue.empty()) return false;
     const Work& first = queue.front();
     return !first.event || first.event->reached >= first.generation;
   }
+};
+
+struct CUgraph_st {
+  std::vector<std::function<void()>> work;
+};
+struct CUgraphExec_st {
+  std::vector<std::function<void()>> work;
 };
 
 namespace cudasim {
@@ -70,6 +80,10 @@ struct Runtime {
     return true;
   }
   void put(cudaStream_t stream, CUstream_st::Work work) {
+    if (CUgraph_st* graph = of(stream).capture) {
+      if (work.run) graph->work.push_back(std::move(work.run));
+      return;
+    }
     of(stream).queue.push_back(std::move(work));
     while (random() % 4 == 0 && step()) {
     }
@@ -116,6 +130,11 @@ cudaError_t enqueue_launch(const cudaLaunchConfig_t& config, std::unique_ptr<Cal
   return cudaSuccess;
 }
 
+void enqueue_work(cudaStream_t stream, std::function<void()> work) {
+  const std::lock_guard lock(runtime().mutex);
+  runtime().put(stream, {std::move(work)});
+}
+
 }  // namespace cudasim
 
 using cudasim::runtime;
@@ -125,6 +144,19 @@ cudaError_t cudaGetDeviceCount(int* count) {
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int device) { return device ? cudaErrorInvalidDevice : cudaSuccess; }
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  if (device) return cudaErrorInvalidDevice;
+  *value = attribute == cudaDevAttrComputeCapabilityMajor ? 9 : 0;  // an sm_90
+  return cudaSuccess;
+}
+cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned,
+                                             unsigned long long,
+                                             cudaDriverEntryPointQueryResult* result) {
+  const bool known = std::strcmp(symbol, "cuTensorMapEncodeTiled") == 0;
+  *function = known ? reinterpret_cast<void*>(&cuTensorMapEncodeTiled) : nullptr;
+  *result = known ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
+  return cudaSuccess;
+}
 cudaError_t cudaDriverGetVersion(int* version) {
   *version = cudasim::kVersion;
   return cudaSuccess;
@@ -146,6 +178,8 @@ const char* cudaGetErrorName(cudaError_t status) {
     case cudaErrorInvalidDevice: return "cudaErrorInvalidDevice";
     case cudaErrorNotReady: return "cudaErrorNotReady";
     case cudaErrorLaunchFailure: return "cudaErrorLaunchFailure";
+    case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
+    case cudaErrorStreamCaptureInvalidated: return "cudaErrorStreamCaptureInvalidated";
     default: return "an error of the CUDA runtime";
   }
 }
@@ -158,16 +192,28 @@ const char* cudaGetErrorString(cudaError_t status) {
   return told.c_str();
 }
 
+// A thread's mode of capture; with one thread that captures, it decides about its own calls only.
+thread_local cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
+// Calls that would wait, or take memory, end the recordings of this process.
+static bool ends_recordings() {
+  if (capture_mode == cudaStreamCaptureModeRelaxed) return false;
+  bool ended = false;
+  for (CUstream_st* s : runtime().streams)
+    if (s->capture) ended = true, s->capture_is_valid = false;
+  return ended;
+}
+constexpr size_t kMemory = size_t{1} << 36;  // of the device
 cudaError_t cudaMalloc(void** data, size_t bytes) {
-  constexpr size_t kMemory = size_t{1} << 36;  // of the device
   if (bytes > kMemory) return cudaErrorMemoryAllocation;
   const std::lock_guard lock(runtime().mutex);
+  if (ends_recordings()) return cudaErrorStreamCaptureUnsupported;
   *data = cudasim::allocate_device(bytes);
   return cudaSuccess;
 }
 cudaError_t cudaMallocHost(void** data, size_t bytes) { return cudaMalloc(data, bytes); }
 cudaError_t cudaFree(void* data) {
   const std::lock_guard lock(runtime().mutex);
+  if (ends_recordings()) return cudaErrorStreamCaptureUnsupported;
   const cudaError_t status = runtime().finish_all();
   try {
     cudasim::free_device(data);
@@ -177,6 +223,10 @@ cudaError_t cudaFree(void* data) {
   }
   return status;
 }
+cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
+  *available = *total = kMemory;  // no account is kept
+  return cudaSuccess;
+}
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
                             cudaStream_t stream) {
   const std::lock_guard lock(runtime().mutex);
@@ -184,6 +234,10 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
     return cudaErrorInvalidValue;
   runtime().put(stream, {[=] { std::memcpy(to, from, bytes); }});
   return cudaSuccess;
+}
+cudaError_t cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t bytes,
+                                cudaStream_t stream) {
+  return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream);
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   const cudaError_t status = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
@@ -210,7 +264,12 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const std::lock_guard lock(runtime().mutex);
-  runtime().finish(runtime().of(stream));
+  CUstream_st& awaited = runtime().of(stream);
+  if (awaited.capture) {
+    awaited.capture_is_valid = false;
+    return cudaErrorStreamCaptureUnsupported;
+  }
+  runtime().finish(awaited);
   return runtime().status();
 }
 cudaError_t cudaDeviceSynchronize() {
@@ -248,4 +307,53 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   const std::lock_guard lock(runtime().mutex);
   if (event->reached < event->recorded) return cudaErrorNotReady;
   return runtime().status();
+}
+
+// The simulator has no clock: two marks in their order are a millisecond apart.
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
+  const std::lock_guard lock(runtime().mutex);
+  if (!from->recorded || !to->recorded) return cudaErrorInvalidValue;
+  if (from->reached < from->recorded || to->reached < to->recorded) return cudaErrorNotReady;
+  *milliseconds = from == to ? 0.0f : 1.0f;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
+  const std::lock_guard lock(runtime().mutex);
+  if (!stream || stream->capture) return cudaErrorStreamCaptureUnsupported;
+  stream->capture = new CUgraph_st;
+  stream->capture_is_valid = true;
+  capture_mode = mode;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  const std::lock_guard lock(runtime().mutex);
+  *graph = nullptr;
+  if (!stream->capture) return cudaErrorInvalidValue;
+  const std::unique_ptr<CUgraph_st> done(std::exchange(stream->capture, nullptr));
+  if (!stream->capture_is_valid) return cudaErrorStreamCaptureInvalidated;
+  *graph = new CUgraph_st(*done);
+  return cudaSuccess;
+}
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  std::swap(*mode, capture_mode);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  *exec = new CUgraphExec_st{graph->work};
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  const std::lock_guard lock(runtime().mutex);
+  for (const std::function<void()>& work : exec->work) runtime().put(stream, {work});
+  return cudaSuccess;
+}
+// As on a device, replays under way go on.
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  delete exec;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
 }

@@ -51,6 +51,7 @@ int pick_lane(Policy policy, uint32_t runnable) {
 
 // Takes a thread out of the runnable ones; null when there is none.
 Thread* pick() {
+  land_tiles();
   if (machine.active.empty()) return nullptr;
   const Policy policy = machine.fair_turn ? Policy::uniform : machine.policy;
   machine.fair_turn = false;
@@ -79,6 +80,7 @@ void enter(Thread* t) {
 // Leaves for a thread, or for the host when there is none.
 void leave(Fiber& from) {
   Thread* next = machine.error ? nullptr : pick();
+  if (machine.error) next = nullptr;  // of a tile that landed
   enter(next);
   Fiber& to = next ? next->fiber : machine.host;
   if (&to != &from) Fiber::switch_to(from, to);
@@ -111,6 +113,7 @@ void pause(Site site) {
   const InSimulator guard;
   constexpr int64_t kPatience = 1'000'000;  // spins with nobody else to wait for
   Thread& self = *machine.current;
+  if (machine.active.empty()) land_tiles();
   if (machine.active.empty() && ++machine.idle_spins > kPatience)
     fail(Fault::deadlock,
          "a spin loop waits, but no other resident thread can run; wait for other "
@@ -132,6 +135,7 @@ void thread_main() {
       machine.entry(machine.closure);
       self.in_simulator = 1;
       finish_copies(self);
+      check_products(self);
     } catch (...) {
       note_error();
     }

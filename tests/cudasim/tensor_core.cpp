@@ -7,8 +7,6 @@
 namespace cudasim {
 namespace {
 
-constexpr uint32_t kAllLanes = 0xffffffff;
-
 struct Load {
   uint32_t* v;
   const char* row;

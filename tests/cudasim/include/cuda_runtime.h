@@ -21,6 +21,7 @@
 #define __host__
 #define __constant__
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __forceinline__ inline
 
 extern uint3 threadIdx, blockIdx;

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kernels are called by themselves, on operands made once; the steps of training go through the
+// ordinary API.
+#include "pinion/bench/gpu/cases.h"
+
+#include <algorithm>
+#include <memory>
+
+#include "pinion/kernels/cuda/context.cuh"
+#include "pinion/kernels/kernels.h"
+#include "pinion/nn/fused_mlp.h"
+#include "pinion/nn/layers.h"
+#include "pinion/nn/ops.h"
+#include "pinion/optim/adam.h"
+#include "pinion/runtime/autograd.h"
+
+namespace pinion::bench {
+namespace {
+
+using Run = std::function<void()>;
+using Make = std::function<Run()>;
+
+constexpr Device kGpu{Device::Kind::cuda, 0};
+const CudaContext& gpu() { return cuda_context(0); }
+
+Tensor noise(const Shape& shape, uint32_t stream, DType dtype = DType::f32) {
+  Tensor t(shape, DType::f32, kGpu);
+  kernels::normal(gpu(), t.mut(), {17, stream, 0}, 0, 1);
+  if (dtype == DType::f32) return t;
+  Tensor narrow(shape, dtype, kGpu);
+  kernels::cast(gpu(), t, narrow.mut());
+  return narrow;
+}
+
+Tensor room(const Shape& shape, DType dtype = DType::f32) { return Tensor(shape, dtype, kGpu); }
+
+Tensor class_ids(int64_t n, int64_t classes) {
+  std::vector<int64_t> ids(static_cast<size_t>(n));
+  for (size_t i = 0; i < ids.size(); ++i)
+    ids[i] = static_cast<int64_t>(i * 7919 % static_cast<size_t>(classes));
+  return Tensor::of(ids, {n}).to(kGpu);
+}
+
+// The list under construction.
+struct Cases {
+  std::vector<GpuCase> all;
+  int64_t most;  // every extent is clipped to this
+
+  int64_t clipped(int64_t extent) const { return std::min(extent, most); }
+  Shape clipped(const Shape& shape) const {
+    Shape out = shape;
+    for (int i = 0; i < shape.rank(); ++i) out = out.with(i, clipped(shape[i]));
+    return out;
+  }
+  void push_back(GpuCase c) { all.push_back(std::move(c)); }
+};
+
+std::string id_of(const std::string& what, DType dtype, const Shape& shape) {
+  std::string id = what + "/" + name_of(dtype) + "/";
+  for (int i = 0; i < shape.rank(); ++i) id += (i ? "x" : "") + std::to_string(shape[i]);
+  return id;
+}
+
+// A kernel that moves memory: `moved` blocks of this shape at least, `held` of them in a set.
+void add_mover(Cases& list, const std::string& what, DType dtype, const Shape& shape, double moved,
+               int held, Make make) {
+  const int64_t block = shape.numel() * size_of(dtype);
+  list.push_back({id_of(what, dtype, shape), moved * static_cast<double>(block), 0, held * block,
+                  std::move(make)});
+}
+
+void add_elementwise(Cases& list) {
+  const Shape shape{list.clipped(int64_t{1} << 26)};
+  for (const DType t : {DType::f32, DType::bf16}) {
+    add_mover(list, "add", t, shape, 3, 3, [=]() -> Run {
+      return [a = noise(shape, 1, t), b = noise(shape, 2, t), y = room(shape, t)]() mutable {
+        kernels::add(gpu(), a, b, y.mut());
+      };
+    });
+    add_mover(list, "gelu_forward", t, shape, 2, 2, [=]() -> Run {
+      return [x = noise(shape, 1, t), y = room(shape, t)]() mutable {
+        kernels::gelu_forward(gpu(), x, false, y.mut());
+      };
+    });
+    add_mover(list, "dropout", t, shape, 2, 2, [=]() -> Run {
+      return [x = noise(shape, 1, t), y = room(shape, t)]() mutable {
+        kernels::dropout(gpu(), x, 0.1, {17, 3, 0}, y.mut());
+      };
+    });
+  }
+}
+
+void add_rows(Cases& list) {
+  for (const DType t : {DType::f32, DType::bf16})
+    for (const Shape whole : {Shape{65536, 512}, Shape{4096, 8192}}) {
+      const Shape shape = list.clipped(whole);
+      const int64_t n = shape[1];
+      add_mover(list, "softmax_forward", t, shape, 2, 2, [=]() -> Run {
+        return [x = noise(shape, 1, t), y = room(shape, t)]() mutable {
+          kernels::softmax_forward(gpu(), x, y.mut());
+        };
+      });
+      add_mover(list, "layer_norm_forward", t, shape, 2, 2, [=]() -> Run {
+        return [x = noise(shape, 1, t), g = noise({n}, 2, t), b = noise({n}, 3, t),
+                y = room(shape, t), mean = room({shape[0]}), rstd = room({shape[0]})]() mutable {
+          kernels::LayerNormArgs args{.eps = 1e-5, .x = x, .gamma = g, .beta = b};
+          args.y = y.mut(), args.mean = mean.mut(), args.spread = rstd.mut();
+          kernels::layer_norm_forward(gpu(), args);
+        };
+      });
+      add_mover(list, "layer_norm_backward", t, shape, 3, 3, [=]() -> Run {
+        return [x = noise(shape, 1, t), g = noise({n}, 2, t),
+                mean = Tensor::zeros({shape[0]}, DType::f32, kGpu),
+                rstd = Tensor::full({shape[0]}, 1, DType::f32, kGpu), dy = noise(shape, 4, t),
+                dx = room(shape, t), dg = room({n}, t), db = room({n}, t)]() mutable {
+          kernels::LayerNormArgs args{.x = x, .gamma = g};
+          args.mean = mean.mut(), args.spread = rstd.mut();
+          args.dy = dy, args.dx = dx.mut(), args.dgamma = dg.mut(), args.dbeta = db.mut();
+          kernels::layer_norm_backward(gpu(), args);
+        };
+      });
+    }
+  struct Logits {
+    int64_t tokens, classes;
+    DType dtype;
+  };
+  for (const Logits& of : {Logits{8192, 32768, DType::bf16}, Logits{944, 761, DType::f32}}) {
+    const int64_t n = list.clipped(of.tokens), classes = list.clipped(of.classes);
+    add_mover(list, "cross_entropy", of.dtype, {n, classes}, 2, 2, [=, t = of.dtype]() -> Run {
+      return [x = noise({n, classes}, 1, t), ids = class_ids(n, classes), loss = room({}),
+              total = room({}), dx = room({n, classes}, t)]() mutable {
+        kernels::cross_entropy(gpu(), x, ids, {}, -100, 0, loss.mut(), total.mut(), dx.mut());
+      };
+    });
+  }
+}
+
+void add_reductions(Cases& list) {
+  const Shape shape{list.clipped(int64_t{1} << 26)};
+  add_mover(list, "sum", DType::f32, shape, 1, 1, [=]() -> Run {
+    return [x = noise(shape, 1), y = room({})]() mutable {
+      const ConstView folded(x.view().data, {1, x.numel(), 1}, x.dtype());
+      kernels::sum_axis(gpu(), folded, 1, View(y.mut().data, {1, 1}, y.dtype()));
+    };
+  });
+  add_mover(list, "squares_and_nonfinite", DType::f32, shape, 1, 1, [=]() -> Run {
+    return [x = noise(shape, 1), out = room({2}, DType::f64)]() mutable {
+      kernels::squares_and_nonfinite(gpu(), x, out.mut());
+    };
+  });
+}
+
+// Reads w, dw, m, v (and vmax); writes all but dw.
+void add_adam(Cases& list) {
+  const Shape shape{list.clipped(78'500'000)};  // parameters of the report generator
+  for (const bool amsgrad : {false, true})
+    add_mover(list, amsgrad ? "adam_amsgrad" : "adam", DType::f32, shape, amsgrad ? 9 : 7,
+              amsgrad ? 5 : 4, [=]() -> Run {
+                const auto zeros = [&] { return Tensor::zeros(shape, DType::f32, kGpu); };
+                return [w = noise(shape, 1), dw = noise(shape, 2), m = zeros(), v = zeros(),
+                        vmax = amsgrad ? zeros() : Tensor(), step = int64_t{0}]() mutable {
+                  kernels::adam_step(gpu(), w.mut(), dw, m.mut(), v.mut(),
+                                     vmax.defined() ? vmax.mut() : View{}, {.step = ++step});
+                };
+              });
+}
+
+void add_products(Cases& list) {
+  struct Product {
+    int64_t m, k, n;
+    DType dtype;
+  };
+  for (const Product& of : {Product{8192, 8192, 8192, DType::bf16},
+                            {4096, 4096, 4096, DType::bf16},
+                            {944, 512, 512, DType::bf16},
+                            {4096, 4096, 4096, DType::f32}}) {
+    const Product p{list.clipped(of.m), list.clipped(of.k), list.clipped(of.n), of.dtype};
+    const auto size = static_cast<double>(size_of(p.dtype));
+    const int64_t elements = p.m * p.k + p.n * p.k + p.m * p.n;
+    list.push_back({id_of("linear", p.dtype, {p.m, p.k, p.n}), size * static_cast<double>(elements),
+                    2.0 * static_cast<double>(p.m) * static_cast<double>(p.k * p.n),
+                    elements * size_of(p.dtype), [p]() -> Run {
+                      return [x = noise({p.m, p.k}, 1, p.dtype), w = noise({p.n, p.k}, 2, p.dtype),
+                              y = room({p.m, p.n}, p.dtype)]() mutable {
+                        kernels::linear_forward(gpu(), x, w, {}, Activation::none, y.mut(), {});
+                      };
+                    }});
+  }
+}
+
+// Five hidden layers of `width` and 16 outputs without biases, mean squared error, bf16: all
+// gradients, or the outputs alone.
+struct MlpCase {
+  int64_t width, rows;
+  bool train;
+
+  static constexpr int kLayers = 6;
+  static constexpr int64_t kOut = 16;
+  int64_t weights() const { return (kLayers - 1) * width * width + width * kOut; }
+  // Forward, weight gradients, and gradients of all inputs but the first layer's.
+  double flops() const {
+    const int64_t products = train ? 3 * weights() - width * width : weights();
+    return 2.0 * static_cast<double>(rows) * static_cast<double>(products);
+  }
+  int64_t bytes() const { return rows * (width * 2 + kOut * 4); }  // x, and target or y in f32
+};
+
+Run make_mlp(const MlpCase& c) {
+  kernels::FusedMlpArgs args;
+  args.layers = MlpCase::kLayers;
+  args.rows = c.rows;
+  std::vector<Tensor> kept{noise({c.rows, c.width}, 1, DType::bf16), noise({c.rows, 16}, 2),
+                           room({})};
+  args.width[0] = c.width;
+  args.x = kept[0];
+  if (c.train) {
+    args.target = kept[1];
+    args.loss_value = kept[2].mut();
+  } else {
+    args.y = kept[1].mut();
+  }
+  for (int l = 0; l < args.layers; ++l) {
+    const int64_t out = l + 1 < args.layers ? c.width : MlpCase::kOut;
+    args.width[l + 1] = out;
+    kept.push_back(noise({out, c.width}, static_cast<uint32_t>(3 + l), DType::bf16));
+    args.weight[l] = kept.back();
+    if (!c.train) continue;
+    kept.push_back(room({out, c.width}));
+    args.dweight[l] = kept.back().mut();
+  }
+  return [args, kept = std::move(kept), train = c.train] {
+    train ? kernels::fused_mlp_train(gpu(), args) : kernels::fused_mlp_forward(gpu(), args);
+  };
+}
+
+void add_fused_mlp(Cases& list) {
+  for (MlpCase c : {MlpCase{64, 1 << 20, true}, MlpCase{64, 1 << 14, true},
+                    MlpCase{128, 1 << 20, true}, MlpCase{64, 1 << 20, false}}) {
+    c.rows = list.clipped(c.rows);
+    list.push_back(
+        {id_of(c.train ? "fused_mlp_train" : "fused_mlp_forward", DType::bf16, {c.rows, c.width}),
+         static_cast<double>(c.bytes()), c.flops(), c.bytes(), [c] { return make_mlp(c); }});
+  }
+}
+
+struct SimpleNet : nn::Module {
+  nn::Linear fc1{10, 32}, fc2{32, 2};
+  Tensor operator()(const Tensor& x) const { return fc2(fc1(x, Activation::relu)); }
+  void fields(nn::Fields& f) override { f("fc1", fc1), f("fc2", fc2); }
+};
+
+// One step of the toy: batch 32, Adam, cross-entropy, through autograd; nobody waits for the loss.
+struct ToyStep {
+  SimpleNet model;
+  std::unique_ptr<optim::Adam> adam;
+  Tensor x = noise({1000, 10}, 1), y = class_ids(1000, 2);
+  int64_t at = 0;
+
+  ToyStep() {
+    model.to(kGpu);
+    adam = std::make_unique<optim::Adam>(model.named_parameters());
+  }
+  void operator()() {
+    backward(nn::cross_entropy(model(x.rows(at, at + 32)), y.rows(at, at + 32)));
+    adam->step();
+    adam->zero_grad();
+    at = at + 64 <= 1000 ? at + 32 : 0;
+  }
+};
+
+// What the machine can do: the same bytes by the driver, and the shortest kernel.
+void add_ceilings(Cases& list) {
+  const Shape shape{list.clipped(int64_t{1} << 28)};
+  add_mover(list, "ceiling_copy", DType::f32, shape, 2, 2, [=]() -> Run {
+    return [x = noise(shape, 1), y = room(shape)]() mutable {
+      PINION_REQUIRE(device,
+                     cudaMemcpyAsync(y.mut().data, x.view().data,
+                                     static_cast<size_t>(x.numel() * size_of(x.dtype())),
+                                     cudaMemcpyDeviceToDevice, gpu().stream) == cudaSuccess,
+                     "ceiling_copy: expected a copy on the device, got an error");
+    };
+  });
+  list.push_back({id_of("ceiling_launch", DType::f32, {1}), 0, 0, 0, []() -> Run {
+                    return [x = room({1})]() mutable { kernels::fill(gpu(), x.mut(), 0); };
+                  }});
+}
+
+}  // namespace
+
+std::string GpuCase::dtype() const {
+  const size_t begin = id.find('/') + 1;
+  return id.substr(begin, id.rfind('/') - begin);
+}
+std::string GpuCase::shape() const { return id.substr(id.rfind('/') + 1); }
+
+std::vector<GpuCase> gpu_cases(int64_t most) {
+  Cases list{{}, most};
+  add_ceilings(list);
+  add_elementwise(list);
+  add_rows(list);
+  add_reductions(list);
+  add_adam(list);
+  add_products(list);
+  add_fused_mlp(list);
+  list.push_back({id_of("toy_step", DType::f32, {32, 10}), 0, 0, 0,
+                  []() -> Run { return [toy = std::make_shared<ToyStep>()] { (*toy)(); }; }});
+  return std::move(list.all);
+}
+
+}  // namespace pinion::bench
