@@ -18,6 +18,7 @@ struct StepControl {
   double norm;        // of all gradients together, before clipping; NaN when it was not asked for
 };
 inline constexpr int64_t kControlNumbers = 5;
+static_assert(sizeof(StepControl) == kControlNumbers * sizeof(double));
 
 // clip_grad_norm_ of torch.nn.utils over torch.amp.GradScaler.unscale_, for all arenas of one
 // optimizer: stats are the arenas' sums of squares and counts of non-finite elements [arenas, 2];

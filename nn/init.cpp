@@ -40,6 +40,13 @@ uint32_t next_stream(StreamUse use) {
   return (kind << kUseShift) + counts.next[kind]++;
 }
 
+Tensor nn::new_parameter(const Shape& shape) {
+  MemoryTagScope tag(MemoryTag::parameters);
+  Tensor t(shape);
+  t.requires_grad(true);
+  return t;
+}
+
 namespace nn::init {
 namespace {
 

@@ -21,6 +21,11 @@ enum class StreamUse : uint8_t { init, noise, data };
 // thread, so that ranks that are threads of one process build equal models.
 uint32_t next_stream(StreamUse use);
 
+namespace nn {
+// An f32 leaf on the CPU that asks for gradients, without values yet, in the books of parameters.
+Tensor new_parameter(const Shape& shape);
+}  // namespace nn
+
 namespace nn::init {
 
 // Each function fills a floating tensor, whatever it held; 16-bit types are drawn in f32 and

@@ -9,17 +9,6 @@
 #include "pinion/runtime/graph.h"
 
 namespace pinion::nn {
-namespace {
-
-Tensor new_parameter(const Shape& shape) {
-  MemoryTagScope tag(MemoryTag::parameters);
-  Tensor t(shape);
-  t.requires_grad(true);
-  return t;
-}
-
-}  // namespace
-
 Linear::Linear(int64_t in, int64_t out, bool with_bias) {
   PINION_CHECK(in > 0 && out > 0, "Linear: expected in > 0 and out > 0, got in ", in, ", out ",
                out);

@@ -7,17 +7,6 @@
 #include "pinion/nn/init.h"
 
 namespace pinion::nn {
-namespace {
-
-Tensor new_parameter(const Shape& shape) {
-  MemoryTagScope tag(MemoryTag::parameters);
-  Tensor t(shape);
-  t.requires_grad(true);
-  return t;
-}
-
-}  // namespace
-
 Conv2d::Conv2d(int64_t in, int64_t out, int64_t window, const kernels::Conv2d& how, bool with_bias)
     : move(how) {
   PINION_CHECK(in > 0 && out > 0 && window > 0,

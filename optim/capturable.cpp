@@ -114,22 +114,25 @@ void Optimizer::write_lr(size_t group) {
     }
 }
 
-std::vector<double> Optimizer::control_numbers() const {
+std::vector<kernels::StepControl> Optimizer::control_numbers() const {
   PINION_CHECK(is_capturable(), name_, ": expected a capturable optimizer");
-  return control_.to({}).values<double>();
+  std::vector<kernels::StepControl> rows(static_cast<size_t>(control_.size(0)));
+  copy({}, rows.data(), control_.device(), control_.view().data,
+       control_.numel() * size_of(DType::f64));
+  return rows;
 }
-double Optimizer::grad_norm() const { return control_numbers()[4]; }
-bool Optimizer::step_was_skipped() const { return control_numbers()[3] != 0; }
+double Optimizer::grad_norm() const { return control_numbers()[0].norm; }
+bool Optimizer::step_was_skipped() const { return control_numbers()[0].skip != 0; }
 ConstView Optimizer::control() const {
   PINION_CHECK(is_capturable(), name_, ": expected a capturable optimizer");
   return {control_.view().data, {kernels::kControlNumbers}, DType::f64};
 }
 
 void Optimizer::take_steps_from_device() {
-  const std::vector<double> numbers = control_numbers();
+  const std::vector<kernels::StepControl> rows = control_numbers();
   size_t at = 0;
   for (Arena* arena : arenas()) {
-    const auto steps = static_cast<int64_t>(numbers[5 * at++ + 2]);
+    const auto steps = static_cast<int64_t>(rows[at++].steps);
     for (size_t i = 0; i < arena->items().size(); ++i) arena->set_steps(i, steps);
   }
 }

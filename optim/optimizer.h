@@ -9,6 +9,10 @@
 
 #include "pinion/optim/arena.h"
 
+namespace pinion::kernels {
+struct StepControl;  // kernels/step_control.h
+}
+
 namespace pinion::optim {
 
 // What one pass over the gradients finds.
@@ -107,7 +111,7 @@ class Optimizer {
   Views views_of(Group& group, Arena& arena, const Arena::Range& range);
   void capturable_step(double grad_scale);
   void write_lr(size_t group);
-  std::vector<double> control_numbers() const;  // waits for the device
+  std::vector<kernels::StepControl> control_numbers() const;  // waits for the device
   void take_steps_from_device();
 
   const char* name_;
@@ -121,10 +125,10 @@ class Optimizer {
     uint64_t layout = 0;
     GradStats found;
   } last_stats_;
-  Tensor stats_;       // f64 [2]: result of the kernel; [arenas, 2] of a capturable optimizer
-  Tensor control_;     // f64 [arenas, 5], of a capturable optimizer
-  double max_norm_;    // of the next step, infinite when it does not clip
-  Tensor loss_scale_;  // of the next step
+  Tensor stats_;         // f64 [2]: result of the kernel; [arenas, 2] of a capturable optimizer
+  Tensor control_;       // f64 [arenas, 5], of a capturable optimizer
+  double max_norm_ = 0;  // of the next step, infinite when it does not clip
+  Tensor loss_scale_;    // of the next step
 };
 
 }  // namespace pinion::optim

@@ -12,7 +12,7 @@ namespace {
 // graph without an engine may come back as success with a count of 0, or as not supported.
 std::vector<Descriptor> configurations(const Descriptor& graph, const GraphTarget& target,
                                        cudnnBackendHeurMode_t mode) {
-  const Cudnn& lib = graph.library();
+  const Cudnn& lib = graph.functions();
   Descriptor heuristics(lib, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
   heuristics.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph);
   heuristics.set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode);
@@ -45,14 +45,14 @@ std::vector<Note> notes(const Descriptor& engine, cudnnBackendAttributeName_t na
                         cudnnBackendAttributeType_t type) {
   std::array<Note, kMost> all{};
   int64_t count = 0;
-  const Cudnn& lib = engine.library();
+  const Cudnn& lib = engine.functions();
   lib.check(lib.BackendGetAttribute(engine.get(), name, type, kMost, &count, all.data()),
             "the notes of an engine");
   return {all.begin(), all.begin() + std::min(count, int64_t{kMost})};
 }
 
 bool keeps_our_promises(const Descriptor& configuration, bool tensor_cores) {
-  const Cudnn& lib = configuration.library();
+  const Cudnn& lib = configuration.functions();
   Descriptor engine(lib, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
   cudnnBackendDescriptor_t raw = engine.get();
   int64_t count = 0;
@@ -105,7 +105,7 @@ Descriptor tensor_descriptor(const Cudnn& lib, int64_t id, cudnnDataType_t type,
 }
 
 Descriptor graph_of(const Descriptor& operation, const GraphTarget& target) {
-  Descriptor graph(operation.library(), CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
+  Descriptor graph(operation.functions(), CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
   graph.set(CUDNN_ATTR_OPERATIONGRAPH_OPS, operation);
   if (target.handle)
     graph.set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &target.handle);
@@ -115,7 +115,7 @@ Descriptor graph_of(const Descriptor& operation, const GraphTarget& target) {
 
 std::optional<GraphPlan> plan_graph(const Descriptor& graph, const GraphTarget& target,
                                     bool tensor_cores) {
-  const Cudnn& lib = graph.library();
+  const Cudnn& lib = graph.functions();
   for (const auto mode : {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK})
     for (std::vector<Descriptor> all = configurations(graph, target, mode);
          Descriptor & configuration : all) {
@@ -142,7 +142,7 @@ std::optional<GraphPlan> plan_graph(const Descriptor& graph, const GraphTarget& 
 
 void run_plan(cudnnHandle_t handle, const GraphPlan& plan, std::span<const int64_t> ids,
               std::span<void* const> data, void* workspace) {
-  const Cudnn& lib = plan.plan.library();
+  const Cudnn& lib = plan.plan.functions();
   Descriptor pack(lib, CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
   pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, ids);
   pack.set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR,

@@ -30,7 +30,7 @@ class Descriptor {
   Descriptor& operator=(Descriptor&&) = delete;
 
   cudnnBackendDescriptor_t get() const { return it_; }
-  const Cudnn& library() const { return *lib_; }
+  const Cudnn& functions() const { return *lib_; }
 
   void set(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t count,
            const void* values);
