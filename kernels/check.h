@@ -23,9 +23,14 @@ enum class ErrorKind : uint8_t {
   out_of_memory = 71,  // memory of a device
   device = 72,         // a device, its driver or one of its libraries
   io = 74,             // reading or writing failed: disk full, EIO, no permission
+  preempted = 75,      // asked to stop: a checkpoint was saved, safe to start again
+  peer_lost = 76,      // another rank, or the way to it, is gone
+  permission = 77,     // not permitted to join the run
   config = 78,         // a configuration file or environment variable
   non_finite = 79,     // infinities or NaN where training cannot go on
   checkpoint = 80,     // a checkpoint that does not fit or does not verify
+  hang = 81,           // nobody answered in time
+  desync = 82,         // ranks do not agree
 };
 
 class Error : public std::runtime_error {

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// World: which rank this process is, of how many, and who said so. Found in the environment of
+// `pinion launch`, torchrun, `accelerate launch`, mpirun (Open MPI, MPICH, Intel, MVAPICH) or srun;
+// a plain start is a world of one.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "pinion/dist/process_group.h"
+
+namespace pinion::dist {
+
+struct World {
+  int rank = 0, size = 1;
+  int local_rank = 0, local_size = 1;  // among the ranks of this host
+  int node_rank = 0;
+  std::string launcher = "none";  // "pinion", "torchrun", "openmpi", "pmix", "hydra", "mvapich2",
+                                  // "slurm" or "none"
+};
+
+// Throws Error (config) that names the variable.
+World world_from_environment();
+
+enum class Backend : uint8_t { automatic, shm, mpi, nccl };
+
+// Joins the other ranks of `world`. A world of one needs nobody. Throws Error (config) when the
+// environment does not say where to meet, and the errors of ProcessGroup when the others do not
+// come.
+std::shared_ptr<ProcessGroup> init_process_group(const World& world, Device device,
+                                                 Backend backend = Backend::automatic);
+
+}  // namespace pinion::dist
