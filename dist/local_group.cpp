@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ranks as threads: each posts its call, all meet, each reads what it needs from the others' tensors,
-// all meet again. An operation is complete when the call returns.
+// Ranks as threads: each posts its call, all meet, each reads what it needs from the others'
+// tensors, all meet again. An operation is complete when the call returns.
 #include "pinion/dist/local_group.h"
 
 #include <condition_variable>
 #include <cstring>
+#include <deque>
 #include <exception>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <thread>
 
+#include "pinion/dist/reduce.h"
 #include "pinion/kernels/kernels.h"
 
 namespace pinion::dist {
@@ -25,6 +28,7 @@ struct Meeting {
   size_t present = 0;
   uint64_t round = 0;
   std::optional<std::string> broken;
+  std::map<std::pair<int, int>, std::deque<Tensor>> mail;  // by sender and receiver
 
   // Until all have come.
   void meet(std::chrono::milliseconds timeout) {
@@ -65,6 +69,8 @@ class LocalGroup final : public ProcessGroup {
   Call& call_of(int rank) { return meeting_->calls[static_cast<size_t>(rank)]; }
 
   Work start(Call call) override {
+    if (call.operation == Operation::send) return put(call);
+    if (call.operation == Operation::receive) return take(call);
     call_of(rank_) = call;
     meeting_->meet(timeout_);
     const Tensor result = compute(call);
@@ -80,14 +86,16 @@ class LocalGroup final : public ProcessGroup {
         const int64_t part = call.count / size_;
         return reduced(call, rank_ * part, part);
       }
-      case Operation::all_gather: return pieces(call, [](int) { return int64_t{0}; }, call.count);
+      case Operation::all_gather:
+        return pieces(
+            call, [](int) { return int64_t{0}; }, call.count);
       case Operation::all_to_all: {
         const int64_t part = call.count / size_;
-        return pieces(call, [&](int) { return rank_ * part; }, part);
+        return pieces(
+            call, [&](int) { return rank_ * part; }, part);
       }
       case Operation::broadcast: return call_of(call.peer).input.clone();
-      default: fail(ErrorKind::internal, {"local group: no ", name_of(call.operation), " yet"});
-      case Operation::barrier: return {};
+      default: return {};
     }
   }
 
@@ -95,16 +103,41 @@ class LocalGroup final : public ProcessGroup {
 
   // The reduction of elements [begin, begin + count) of all inputs.
   Tensor reduced(const Call& call, int64_t begin, int64_t count) {
-    PINION_CHECK(call.dtype == DType::f32 && call.reduce <= ReduceOp::mean,
-                 "local group: f32 sums only for now, got ", call.dtype);
-    std::vector<float> sum(static_cast<size_t>(count));
+    std::vector<Tensor> inputs;
+    std::vector<const void*> in;
     for (int r = 0; r < size_; ++r) {
-      const auto values = flat(call_of(r).input).rows(begin, begin + count).values<float>();
-      for (size_t i = 0; i < sum.size(); ++i) sum[i] += values[i];
+      inputs.push_back(flat(call_of(r).input).rows(begin, begin + count).to(Device{}));
+      in.push_back(inputs.back().view().data);
     }
-    if (call.reduce == ReduceOp::mean)
-      for (float& x : sum) x /= static_cast<float>(size_);
-    return Tensor::of(sum, {count}).to(call.output.device());
+    Tensor sum({count}, call.dtype);
+    void* out = sum.mut().data;
+    reduce(call.reduce, call.dtype, in, {&out, 1}, count);
+    return sum.to(call.output.device());
+  }
+
+  Work put(const Call& call) {
+    Tensor copy = call.input.clone();
+    const std::lock_guard lock(meeting_->mutex);
+    meeting_->check();
+    meeting_->mail[{rank_, call.peer}].push_back(std::move(copy));
+    meeting_->changed.notify_all();
+    return {};
+  }
+  Work take(Call call) {
+    std::unique_lock lock(meeting_->mutex);
+    auto& box = meeting_->mail[{call.peer, rank_}];
+    meeting_->changed.wait_for(lock, timeout_,
+                               [&] { return !box.empty() || meeting_->broken.has_value(); });
+    if (box.empty()) meeting_->check();
+    PINION_REQUIRE(hang, !box.empty(), "receive: waited ", timeout_.count(), " ms for rank ",
+                   call.peer);
+    const Tensor from = std::move(box.front());
+    box.pop_front();
+    PINION_REQUIRE(desync, from.numel() == call.count && from.dtype() == call.dtype,
+                   "receive: expected ", call.dtype, " ", call.count, ", got ", from.dtype(), " ",
+                   from.numel());
+    call.output.copy_(from.alias(call.output.shape()));
+    return {};
   }
 
   template <class F>

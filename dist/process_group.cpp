@@ -81,9 +81,7 @@ Work ProcessGroup::broadcast(Tensor x, int root) {
   return submit(call_of(Operation::broadcast, x, x, root));
 }
 
-Work ProcessGroup::send(Tensor x, int peer) {
-  return submit(call_of(Operation::send, x, x, peer));
-}
+Work ProcessGroup::send(Tensor x, int peer) { return submit(call_of(Operation::send, x, x, peer)); }
 
 Work ProcessGroup::receive(Tensor x, int peer) {
   return submit(call_of(Operation::receive, x, x, peer));
