@@ -157,6 +157,7 @@ void BoardGroup::Pending::wait() {
 }
 
 void BoardGroup::finish() {
+  if (broken_) return;  // this rank has been told
   while (!collectives_.empty()) wait_for(*std::shared_ptr<Pending>(collectives_.back()));
   while (!messages_.empty()) wait_for(*std::shared_ptr<Pending>(messages_.back()));
 }
