@@ -19,7 +19,7 @@ namespace {
 // How long a rank sleeps before it looks whether the others still live.
 constexpr milliseconds kNap{4};
 // How long it looks at the counters before it sleeps, when there is a core for every rank.
-constexpr std::chrono::microseconds kSpin{10};
+constexpr std::chrono::microseconds kSpin{50};
 
 int cores() {
   cpu_set_t set;
