@@ -4,6 +4,7 @@
 // on rank 0 the median and least microseconds and the mean of the CPU's. bench/peers/all_reduce.py
 // puts others beside it.
 //   pinion_all_reduce [ranks=2] [milliseconds=300]   time for each line
+#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -50,10 +51,21 @@ void time_calls(ProcessGroup& group, const char* what, int64_t bytes, double mil
     once();
     times.push_back(microseconds(Clock::now() - begin));
   }
+  const double cpu_each = (cpu_microseconds() - cpu) / static_cast<double>(times.size());
   std::sort(times.begin(), times.end());
   if (group.rank() == 0)
-    std::printf("%s %lld %.3f %.3f\n", what, static_cast<long long>(bytes), times[times.size() / 2],
-                times[0]);
+    std::printf("%s %lld %.3f %.3f %.3f\n", what, static_cast<long long>(bytes),
+                times[times.size() / 2], times[0], cpu_each);
+}
+
+// Every rank on a core of its own where there are enough, as mpirun does.
+void bind_to_core(int rank, int ranks) {
+  cpu_set_t all, one;
+  if (sched_getaffinity(0, sizeof all, &all) != 0 || CPU_COUNT(&all) < ranks) return;
+  CPU_ZERO(&one);
+  for (int cpu = 0, left = rank; cpu < CPU_SETSIZE; ++cpu)
+    if (CPU_ISSET(cpu, &all) && left-- == 0) CPU_SET(cpu, &one);
+  sched_setaffinity(0, sizeof one, &one);
 }
 
 void measure(ProcessGroup& group, double milliseconds) {
@@ -83,7 +95,9 @@ int main(int argc, char** argv) {
       int code = 0;
       try {
         const pinion::CpuContextGuard one_thread(1);
-        measure(*pinion::dist::make_shm_group(segment, r), milliseconds);
+        const auto group = pinion::dist::make_shm_group(segment, r);
+        bind_to_core(r, ranks);  // later than the group, which counts the cores it may use
+        measure(*group, milliseconds);
       } catch (const pinion::Error& e) {
         std::fprintf(stderr, "pinion_all_reduce: rank %d: %s\n", r, e.what());
         code = e.exit_code();

@@ -18,8 +18,12 @@ namespace {
 
 // How long a rank sleeps before it looks whether the others still live.
 constexpr milliseconds kNap{4};
-// How long it looks at the counters before it sleeps, when there is a core for every rank.
-constexpr std::chrono::microseconds kSpin{50};
+// How long it looks at the counters before it sleeps, when there is a core for every rank: long
+// enough that ranks find into step again after one has slept, as long as this pays. Where other
+// programs run the scheduler often puts two ranks on one core, and the one that looks only keeps
+// the other from coming; then it looks long but now and then. Yielding the core does more harm.
+constexpr std::chrono::microseconds kSpin{50}, kShortSpin{2};
+constexpr uint32_t kPatience = 4, kRetry = 16;
 
 int cores() {
   cpu_set_t set;
@@ -49,7 +53,7 @@ BoardGroup::BoardGroup(int rank, const Board& board, std::byte* base, int64_t ex
       owner_(std::move(owner)),
       base_(base),
       extent_(extent),
-      spin_(size_ <= cores() ? kSpin : std::chrono::microseconds(0)),
+      spins_(size_ <= cores()),
       next_round_(board.rank(rank).finished.load()) {}
 
 BoardGroup::~BoardGroup() {
@@ -96,21 +100,6 @@ Work BoardGroup::start(Call call) {
     pending = collectives_.emplace_back(std::make_shared<Collective>(this, std::move(call)));
   progress();
   return pending->completed ? Work{} : Work(std::move(pending));
-}
-
-// Tensors of a device go through the host's memory, and the call waits: for tests and small things.
-Work BoardGroup::start_on_host(Call call) {
-  const Tensor output = call.output;
-  const bool in_place = call.input.same(output);
-  call.input = call.input.to(Device{});
-  call.output = in_place ? call.input : Tensor(output.shape(), call.dtype);
-  const Tensor host = call.output;
-  const bool sends = call.operation == Operation::send;
-  Work work = start(std::move(call));
-  if (sends) return work;
-  work.wait();
-  Tensor(output).copy_(host);
-  return {};
 }
 
 void BoardGroup::complete(Pending& pending) {
@@ -166,11 +155,15 @@ void BoardGroup::wait_for(Pending& pending) {
   progress();
   if (pending.completed) return;
   const auto start = Clock::now();
-  while (Clock::now() - start < spin_) {
+  const bool patient = vain_spins_ < kPatience || vain_spins_ % kRetry == 0;
+  while (spins_ && Clock::now() - start < (patient ? kSpin : kShortSpin)) {
     for (int i = 0; i < 16; ++i) pause();
     progress();
-    if (pending.completed) return;
+    if (!pending.completed) continue;
+    vain_spins_ = 0;
+    return;
   }
+  ++vain_spins_;
   Board::Rank& me = board_.rank(rank_);
   if (messages_.empty()) me.blocked.store(in_collective(me.collectives.load()));
   while (!nap(start + timeout_, pending)) {

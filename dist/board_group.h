@@ -44,7 +44,6 @@ class BoardGroup : public ProcessGroup {
   struct Message;     // board_messages.cpp
 
   Work start(Call call) override;
-  Work start_on_host(Call call);
   void complete(Pending& pending);
 
   void progress();  // whatever can be done without waiting; throws when broken
@@ -76,7 +75,8 @@ class BoardGroup : public ProcessGroup {
   std::shared_ptr<const void> owner_;
   std::byte* base_;
   int64_t extent_;
-  std::chrono::nanoseconds spin_;
+  bool spins_;
+  uint32_t vain_spins_ = 0;  // in a row
   uint64_t next_round_;
   bool rang_ = true;  // false: others have not been told of our counters
   std::deque<std::shared_ptr<Collective>> collectives_;

@@ -60,6 +60,19 @@ Work ProcessGroup::submit(Call call) {
   return start(std::move(call));
 }
 
+Work ProcessGroup::start_on_host(Call call) {
+  const Tensor output = call.output;
+  const bool in_place = call.input.same(output), sends = call.operation == Operation::send;
+  call.input = call.input.to(Device{});
+  call.output = in_place ? call.input : Tensor(output.shape(), call.dtype);
+  const Tensor host = call.output;
+  Work work = start(std::move(call));
+  if (sends) return work;
+  work.wait();
+  Tensor(output).copy_(host);
+  return {};
+}
+
 Work ProcessGroup::all_reduce(Tensor x, ReduceOp op) {
   PINION_CHECK(x.defined(), "all_reduce: expected a tensor, got none");
   check_reducible(op, x.dtype());

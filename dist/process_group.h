@@ -106,6 +106,9 @@ class ProcessGroup {
  protected:
   ProcessGroup(int rank, int size);
   virtual Work start(Call call) = 0;  // the tensors fit, the sequence number is set
+  // start() with copies of the tensors in the host's memory, for backends that reach nothing else;
+  // but for sends it waits.
+  Work start_on_host(Call call);
 
   int rank_, size_;
   std::chrono::milliseconds timeout_{600'000};
