@@ -15,6 +15,9 @@ write_basic_package_version_file(pinionConfigVersion.cmake COMPATIBILITY SameMin
 install(FILES
   ${PROJECT_BINARY_DIR}/pinionConfig.cmake ${PROJECT_BINARY_DIR}/pinionConfigVersion.cmake
   cmake/FindLibYaml.cmake DESTINATION ${PINION_CMAKE_DIR})
+if(TARGET pinion_mpi)
+  install(TARGETS pinion_mpi LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+endif()
 if(TARGET simple_train)
   install(TARGETS simple_train)
 endif()

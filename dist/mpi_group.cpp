@@ -93,7 +93,7 @@ class MpiGroup final : public ProcessGroup {
     } catch (const Error& e) {
       shared_->break_with(e);
     }
-    if (shared_->is_broken()) tell_others();
+    if (shared_->is_broken() && !heard_) tell_others();
   }
 
   // False when the thread shall end.
@@ -133,6 +133,7 @@ class MpiGroup final : public ProcessGroup {
     PINION_REQUIRE(peer_lost, size == sizeof farewell, "mpi group: rank ", peer, " gave up");
     MpiJob::move_now(mpi_, kPinionMpiReceive, peer, &farewell, sizeof farewell);
     std::copy(std::begin(farewell.reason), std::end(farewell.reason) - 1, reason);
+    heard_ = true;
     fail(static_cast<ErrorKind>(farewell.kind), {reason});
   }
 
@@ -149,6 +150,7 @@ class MpiGroup final : public ProcessGroup {
   std::shared_ptr<MpiShared> shared_;
   std::deque<std::shared_ptr<MpiJob>> inbox_;                  // under the mutex
   std::list<std::shared_ptr<MpiJob>> collectives_, messages_;  // of the thread
+  bool heard_ = false;  // another rank gave up, and told everyone
   Clock::time_point last_move_ = Clock::now();
   std::thread thread_;
 };

@@ -10,6 +10,7 @@ packages=(
   g++ cmake ninja-build
   libfmt-dev nlohmann-json3-dev libyaml-dev  # library: text, JSON, YAML
   libdnnl-dev                                # library: large GEMMs on the CPU
+  openmpi-bin libopenmpi-dev                 # ranks under mpirun
   libcli11-dev                               # programs: flags
   libgtest-dev libgmock-dev                  # tests
   libbenchmark-dev                           # benchmarks
