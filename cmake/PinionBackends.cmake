@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Looks for what Pinion can use but does not need: CUDA, oneDNN and MPI. AUTO takes what is there, ON
+# Looks for what Pinion can use but does not need: CUDA, oneDNN, MPI. AUTO takes what is there, ON
 # fails where it is not; cmake/PinionSummary.cmake says what was chosen.
 include(PinionNvidia)
 
@@ -84,6 +84,7 @@ function(pinion_add_backends target)
   if(PINION_WITH_MPI)
     add_library(pinion_mpi SHARED dist/mpi/mpi_shim.cpp)
     pinion_settings(pinion_mpi)
+    target_include_directories(pinion_mpi PRIVATE ${PROJECT_BINARY_DIR}/include)
     target_link_libraries(pinion_mpi PRIVATE MPI::MPI_CXX)
     set_target_properties(pinion_mpi PROPERTIES CXX_VISIBILITY_PRESET hidden
       LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR})

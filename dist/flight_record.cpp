@@ -15,7 +15,7 @@ CallHeader header_of(const Call& call) {
 }
 
 std::string describe(const CallHeader& call) {
-  const std::string name = name_of(call.operation);
+  std::string name = name_of(call.operation);
   switch (call.operation) {
     case Operation::barrier: return name + "()";
     case Operation::all_reduce:

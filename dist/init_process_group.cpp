@@ -5,14 +5,11 @@
 
 #include "pinion/dist/local_group.h"
 #include "pinion/dist/mpi_group.h"
+#include "pinion/dist/nccl_group.h"
 #include "pinion/dist/shm_group.h"
 #include "pinion/dist/shm_rendezvous.h"
 #include "pinion/dist/world.h"
 #include "pinion/kernels/check.h"
-
-#ifdef PINION_WITH_CUDA
-#include "pinion/dist/nccl_group.h"
-#endif
 
 namespace pinion::dist {
 
@@ -56,14 +53,9 @@ Backend chosen(const World& world, Device device) {
 }
 
 // The host's memory is how ranks with GPUs exchange the little that NCCL needs to begin.
-std::shared_ptr<ProcessGroup> join_nccl([[maybe_unused]] const World& world,
-                                        [[maybe_unused]] Device device) {
-#ifdef PINION_WITH_CUDA
+std::shared_ptr<ProcessGroup> join_nccl(const World& world, Device device) {
   return make_nccl_group(world.local_size == world.size ? join_shm(world) : join_mpi(world),
                          device);
-#else
-  fail(ErrorKind::config, {"nccl: this build has no CUDA"});
-#endif
 }
 
 }  // namespace

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pinion's shm all-reduce beside MPI's and Gloo's (through PyTorch), in turns, round by round.
 
-    cmake --preset cpu -DPINION_BENCH=ON && ninja -C build/cpu pinion_all_reduce pinion_all_reduce_mpi
+    cmake --preset cpu -DPINION_BENCH=ON
+    ninja -C build/cpu pinion_all_reduce pinion_all_reduce_mpi
     python3 bench/peers/all_reduce.py build/cpu [--rounds 5] [--ranks 2] [--ms 300]
 
 What is not there is left out: no mpirun, no row of MPI; a Python without torch, no row of Gloo. A

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // libpinion_mpi.so: Pinion's table of MPI's functions. Nothing of Pinion's library is in here.
-#include "mpi_shim.h"
+#include "pinion/dist/mpi/mpi_shim.h"
 
 #include <mpi.h>
 
