@@ -17,7 +17,7 @@ using std::chrono::milliseconds;
 namespace {
 
 // How long a rank sleeps before it looks whether the others still live.
-constexpr milliseconds kNap{4};
+constexpr milliseconds kNap{2};
 // How long it looks at the counters before it sleeps, when there is a core for every rank: long
 // enough that ranks find into step again after one has slept, as long as this pays. Where other
 // programs run the scheduler often puts two ranks on one core, and the one that looks only keeps
