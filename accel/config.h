@@ -20,11 +20,8 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
-
-namespace pinion {
-class SourceMap;
-}
 
 namespace pinion::accel {
 
@@ -84,10 +81,13 @@ class Config {
   std::optional<double> gradient_clipping() const;
   bool uses_mpirun() const { return has("mpirun_config.mpirun_hostfile"); }
 
+  // Variables that hand these values on to the ranks, whose read_environment() finds them there.
+  std::vector<std::pair<std::string, std::string>> environment() const;
+
   // Lines about what was accepted but does nothing here, or something else: "place: key: reason".
   std::vector<std::string> notes() const;
-  // --print_config: a line for each key that was given or has a default: key, value, origin.
-  std::string table(bool all = false) const;
+  // --print_config: a line for each key that was given or that every run needs: key, value, origin.
+  std::string table() const;
 
   // Writes the values that are set, under the names and in the order in which Accelerate does;
   // JSON by the ending .json, else YAML. Appears whole or not at all.
@@ -97,12 +97,13 @@ class Config {
 
  private:
   void assign(const ConfigKey& key, std::string_view value, Origin origin, std::string where);
+  void read_deepspeed_file();
+  void check_devices();
+  void check_machines();
+  void check_sharding() const;
   Setting& at(std::string_view key);
-  void read_deepspeed_file(const std::string& path);
-  friend class ConfigReader;
 
   std::map<std::string, Setting, std::less<>> settings_;  // by full name, all keys of the table
-  std::vector<std::string> notes_;
 };
 
 // $HF_HOME/accelerate/default_config.yaml, else $XDG_CACHE_HOME/huggingface/accelerate/…, else

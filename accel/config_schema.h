@@ -25,11 +25,11 @@ struct ConfigKey {
   std::string_view standard;  // the default; empty: not set
   std::string_view meaning;   // a line for people
   KeyUse use = KeyUse::honoured;
-  std::string_view reason;  // of what is noted or refused
+  std::string_view reason{};  // of what is noted or refused
   // Of a choice: "no|fp16|bf16|~fp8|!int4"; ~ is accepted with a note, ! refused with the reason.
-  std::string_view choices;
-  double low = 0, high = 0;  // of a number
-  std::string_view environment;
+  std::string_view choices{};
+  double low = 0, high = 0;        // of a number
+  std::string_view environment{};  // the variable that holds it, or none
 
   std::string_view section() const;  // "fsdp_config", or empty
   std::string_view leaf() const;     // "fsdp_version": the flag's name
@@ -46,14 +46,16 @@ std::span<const ConfigSection> config_sections();
 // By full name or by leaf; null when there is no such key.
 const ConfigKey* find_config_key(std::string_view name);
 
-// The value in its one spelling. Throws std::string: what was expected, "an integer from 1 to 8".
-struct BadValue {
-  std::string expected;
-  std::string hint;  // "did you mean MULTI_GPU?", or why it is refused
+// A value in its one spelling, or what was expected instead: "an integer from 1 to 8".
+struct CheckedValue {
+  std::string value{};
+  std::string expected{};  // empty when the value is good
+  std::string hint{};      // ": there are no TPUs here", "; did you mean MULTI_GPU?", or empty
+  std::string note{};      // why a good value does nothing here, or empty
 };
-std::string canonical_value(const ConfigKey& key, std::string_view value);  // throws BadValue
+CheckedValue check_value(const ConfigKey& key, std::string_view value);
 
-// The name among `known` that is nearest to `name`, or "" when none is near.
-std::string nearest_name(std::string_view name, const std::vector<std::string>& known);
+// "; did you mean fsdp_version?", or nothing when no name is near.
+std::string suggestion(std::string_view name, const std::vector<std::string>& known);
 
 }  // namespace pinion::accel
