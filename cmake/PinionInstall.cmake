@@ -16,5 +16,5 @@ install(FILES
   ${PROJECT_BINARY_DIR}/pinionConfig.cmake ${PROJECT_BINARY_DIR}/pinionConfigVersion.cmake
   cmake/FindLibYaml.cmake DESTINATION ${PINION_CMAKE_DIR})
 if(TARGET simple_train)
-  install(TARGETS simple_train)
+  install(TARGETS simple_train pinion_cli)
 endif()
