@@ -2,6 +2,9 @@
 // What every backend does the same way: names, checks of the arguments, sequence numbers.
 #include "pinion/dist/process_group.h"
 
+#include <cstddef>
+
+#include "pinion/dist/reduce.h"
 #include "pinion/kernels/check.h"
 
 namespace pinion::dist {
@@ -29,6 +32,12 @@ Call call_of(Operation operation, const Tensor& in, const Tensor& out, int peer 
   return {operation, op, in.dtype(), peer, in.numel(), 0, in, out};
 }
 
+bool overlap(const Tensor& a, const Tensor& b) {
+  const auto* x = static_cast<const std::byte*>(a.view().data);
+  const auto* y = static_cast<const std::byte*>(b.view().data);
+  return x < y + b.numel() * size_of(b.dtype()) && y < x + a.numel() * size_of(a.dtype());
+}
+
 }  // namespace
 
 ProcessGroup::ProcessGroup(int rank, int size) : rank_(rank), size_(size) {
@@ -52,6 +61,8 @@ Work ProcessGroup::submit(Call call) {
 }
 
 Work ProcessGroup::all_reduce(Tensor x, ReduceOp op) {
+  PINION_CHECK(x.defined(), "all_reduce: expected a tensor, got none");
+  check_reducible(op, x.dtype());
   return submit(call_of(Operation::all_reduce, x, x, -1, op));
 }
 
@@ -59,6 +70,7 @@ Work ProcessGroup::reduce_scatter(Tensor out, Tensor in, ReduceOp op) {
   Call call = call_of(Operation::reduce_scatter, in, out, -1, op);
   PINION_CHECK(in.numel() == out.numel() * size_, "reduce_scatter: expected an input of ",
                out.numel() * size_, " elements, ", size_, " times the output's, got ", in.numel());
+  check_reducible(op, in.dtype());
   return submit(std::move(call));
 }
 
@@ -74,6 +86,8 @@ Work ProcessGroup::all_to_all(Tensor out, Tensor in) {
   PINION_CHECK(in.numel() == out.numel() && in.numel() % size_ == 0,
                "all_to_all: expected input and output of as many elements, a multiple of ", size_,
                ", got ", in.numel(), " and ", out.numel());
+  PINION_CHECK(size_ == 1 || !overlap(in, out),
+               "all_to_all: expected an output beside the input, got one that overlaps it");
   return submit(std::move(call));
 }
 
@@ -81,9 +95,7 @@ Work ProcessGroup::broadcast(Tensor x, int root) {
   return submit(call_of(Operation::broadcast, x, x, root));
 }
 
-Work ProcessGroup::send(Tensor x, int peer) {
-  return submit(call_of(Operation::send, x, x, peer));
-}
+Work ProcessGroup::send(Tensor x, int peer) { return submit(call_of(Operation::send, x, x, peer)); }
 
 Work ProcessGroup::receive(Tensor x, int peer) {
   return submit(call_of(Operation::receive, x, x, peer));
