@@ -26,8 +26,8 @@ constexpr auto kSettle = std::chrono::milliseconds(500);  // for a cause to show
 constexpr auto kPreempted = std::chrono::seconds(10);     // for all ranks to stop when one has
 
 // What an event belongs to: its kind in the low bits, the local rank above.
-enum Tag : uint64_t { kSignal, kEnd, kOut, kErr };
-uint64_t tag_of(Tag kind, int rank) { return static_cast<uint64_t>(rank) * 4 + kind; }
+enum Tag : uint64_t { kSignal, kEnd, kOut, kErr, kMachines, kTags };
+uint64_t tag_of(Tag kind, int rank) { return static_cast<uint64_t>(rank) * kTags + kind; }
 
 int64_t monotonic_ns() {
   timespec now{};
@@ -73,14 +73,22 @@ int SignalSource::next() {
 // --- starting ------------------------------------------------------------------------------------
 
 Attempt::Attempt(const LaunchPlan& plan, const LaunchState& state, SignalSource& signals,
-                 Warden& warden)
+                 Warden& warden, Machines* machines)
     : plan_(plan),
       state_(state),
       signals_(signals),
       warden_(warden),
+      machines_(machines),
       epoll_(epoll_create1(EPOLL_CLOEXEC)),
       ranks_(static_cast<size_t>(plan.local_ranks)) {
   PINION_REQUIRE(io, epoll_, "epoll_create1: ", std::strerror(errno));
+  if (plan.machines > 1) return;
+  try {
+    shared_ = dist::ShmSegment::create(plan.ranks);
+    state_.shm_fd = shared_->fd();
+  } catch (const Error& e) {  // programs that share nothing run all the same
+    log_warn({"launch: ranks have no shared memory: ", e.what()});
+  }
 }
 
 Attempt::~Attempt() { clean_up(); }
@@ -152,6 +160,7 @@ AttemptResult Attempt::run() {
   for (int r = 0; r < plan_.local_ranks; ++r) start(r);
   for (Rank& rank : ranks_) expect_running(rank.process, plan_.program);
   add(epoll_, signals_.fd(), tag_of(kSignal, 0));
+  if (machines_) add(epoll_, machines_->fd(), tag_of(kMachines, 0));
   while (any_running()) {
     epoll_event events[64];
     const int n = epoll_wait(epoll_.get(), events, 64, milliseconds_to_deadline());
@@ -164,16 +173,22 @@ AttemptResult Attempt::run() {
 }
 
 void Attempt::handle(uint64_t tag) {
-  const int local_rank = static_cast<int>(tag / 4);
+  const int local_rank = static_cast<int>(tag / kTags);
   Rank& rank = ranks_[static_cast<size_t>(local_rank)];
-  switch (static_cast<Tag>(tag % 4)) {
+  switch (static_cast<Tag>(tag % kTags)) {
     case kSignal:
       while (const int signal = signals_.next()) take_signal(signal);
       break;
     case kEnd: take_end(local_rank); break;
     case kOut: rank.out->pump(); break;
     case kErr: rank.err->pump(); break;
+    case kMachines:
+    case kTags: hear_machines(); break;
   }
+}
+
+void Attempt::hear_machines() {
+  if (machines_->others_failed() && !stop_at_ && !kill_at_) stop_at_ = Clock::now();
 }
 
 // Descriptors of processes become ready in the order in which the processes end, and epoll keeps
@@ -201,6 +216,8 @@ void Attempt::take_end(int local_rank) {
   if (rank.err) end.last_lines = rank.err->last_lines();
   if (end.last_lines.empty() && rank.out) end.last_lines = rank.out->last_lines();
   result_.ends.push_back(end);
+  // Ranks that wait for this one hear of it at once, not by a timeout.
+  if (shared_ && end.code != 0) shared_->abort(describe(end));
   after_end(end);
 }
 
@@ -233,8 +250,10 @@ void Attempt::take_signal(int signal) {
 
 void Attempt::watch_deadlines() {
   const auto now = Clock::now();
+  if (machines_) machines_->beat();
   if (stop_at_ && now >= *stop_at_) {
     stop_at_.reset();
+    if (machines_) machines_->failed_here();
     // Whoever has ended by now has not ended because of us.
     for (int r = 0; r < plan_.local_ranks; ++r) take_end(r);
     tell_to_stop(SIGTERM);
@@ -250,6 +269,7 @@ int Attempt::milliseconds_to_deadline() const {
   auto next = Clock::time_point::max();
   if (stop_at_) next = std::min(next, *stop_at_);
   if (kill_at_) next = std::min(next, *kill_at_);
+  if (machines_) next = std::min(next, Clock::now() + Machines::kBeat);
   if (next == Clock::time_point::max()) return -1;
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(next - Clock::now()).count();
   return static_cast<int>(std::clamp<int64_t>(left, 0, 60'000));

@@ -8,9 +8,11 @@
 #include <vector>
 
 #include "pinion/accel/launch_environment.h"
+#include "pinion/accel/launch_machines.h"
 #include "pinion/accel/launch_output.h"
 #include "pinion/accel/launch_process.h"
 #include "pinion/accel/launch_verdict.h"
+#include "pinion/dist/shm_segment.h"
 
 namespace pinion::accel {
 
@@ -37,7 +39,9 @@ struct AttemptResult {
 
 class Attempt {
  public:
-  Attempt(const LaunchPlan& plan, const LaunchState& state, SignalSource& signals, Warden& warden);
+  // Without other machines `machines` is null.
+  Attempt(const LaunchPlan& plan, const LaunchState& state, SignalSource& signals, Warden& warden,
+          Machines* machines);
   ~Attempt();
   Attempt(const Attempt&) = delete;
   Attempt& operator=(const Attempt&) = delete;
@@ -57,6 +61,7 @@ class Attempt {
   std::unique_ptr<OutputStream> stream(int local_rank, int which, SpawnRequest& request,
                                        std::vector<Fd>& ours);
   void handle(uint64_t tag);
+  void hear_machines();
   void take_end(int local_rank);
   void take_signal(int signal);
   void after_end(const RankEnd& end);
@@ -68,9 +73,11 @@ class Attempt {
   void clean_up();
 
   const LaunchPlan& plan_;
-  const LaunchState& state_;
+  LaunchState state_;
   SignalSource& signals_;
   Warden& warden_;
+  Machines* machines_;
+  std::shared_ptr<dist::ShmSegment> shared_;  // of the ranks, all on this machine; or null
   Fd epoll_;
   std::vector<Rank> ranks_;
   AttemptResult result_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cctype>
 
+#include "pinion/dist/store_socket.h"
 #include "pinion/kernels/check.h"
 #include "pinion/runtime/log.h"
 
@@ -123,7 +124,8 @@ Variables rank_environment(const LaunchPlan& plan, const LaunchState& state, int
   set({"PINION_EPOCH", "TORCHELASTIC_RESTART_COUNT"}, std::to_string(state.epoch));
   set({"TORCHELASTIC_MAX_RESTARTS"}, std::to_string(plan.max_restarts));
   set({"MASTER_ADDR"}, plan.host);
-  set({"MASTER_PORT"}, std::to_string(plan.port));
+  set({"MASTER_PORT"},
+      std::to_string(state.store.empty() ? plan.port : dist::port_of(state.store)));
   if (!state.store.empty()) set({"PINION_STORE"}, state.store);
   if (state.secret_fd >= 0) set({"PINION_STORE_SECRET_FD"}, std::to_string(state.secret_fd));
   if (state.shm_fd >= 0) set({"PINION_SHM_FD"}, std::to_string(state.shm_fd));

@@ -159,10 +159,28 @@ void plan_environment(const LaunchOptions& o, const Machine& machine, LaunchPlan
   plan.environment = std::move(environment);
 }
 
+// "run_id=a,timeout=30": torchrun's way of saying such things.
+void read_rdzv_conf(const std::string& text, LaunchPlan& plan) {
+  plan.meeting_time = std::chrono::minutes(10);
+  if (text.empty()) return;
+  for (const std::string& part : split(text, ',')) {
+    const std::string name = part.substr(0, part.find('='));
+    const std::string value = name.size() < part.size() ? part.substr(name.size() + 1) : "";
+    if (name == "run_id" && !value.empty()) {
+      plan.run_id = value;
+    } else {
+      PINION_REQUIRE(usage, name == "timeout" || name == "join_timeout",
+                     "--rdzv_conf: expected run_id=name or timeout=seconds, got ", quoted(part));
+      plan.meeting_time = std::chrono::seconds(whole_number(value, "--rdzv_conf timeout", 864'000));
+    }
+  }
+}
+
 void plan_meeting(const LaunchOptions& o, LaunchPlan& plan) {
   plan.port = o.main_process_port;
   if (!o.main_process_ip.empty()) plan.host = o.main_process_ip;
   plan.run_id = plan.machines > 1 ? "pinion" : random_id();
+  read_rdzv_conf(o.rdzv_conf, plan);
   plan.secret_file = o.rdzv_secret_file;
   if (plan.machines == 1) return;
   PINION_REQUIRE(config, !o.main_process_ip.empty(),

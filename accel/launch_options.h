@@ -3,7 +3,7 @@
 // default filled in and every contradiction refused.
 #pragma once
 
-#include <array>
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -58,6 +58,7 @@ struct LaunchPlan {
   std::string host = "127.0.0.1";  // of machine 0
   int port = 0;
   std::string secret_file;
+  std::chrono::milliseconds meeting_time{};  // for the launchers of all machines to come
   bool cpu_affinity = false;
   std::string log_dir;
   std::vector<uint8_t> tee;  // by rank of this machine: 1 standard output, 2 errors, 3 both

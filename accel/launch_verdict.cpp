@@ -78,6 +78,16 @@ int exit_code(const std::vector<RankEnd>& ends, int stop_signal) {
   return stop_signal != 0 && consequence(*culprit) == 2 ? 128 + stop_signal : culprit->code;
 }
 
+Verdict judge(const std::vector<RankEnd>& ends, int stop_signal) {
+  const RankEnd* culprit = first_culprit(ends);
+  Verdict verdict;
+  verdict.code = exit_code(ends, stop_signal);
+  if (culprit) verdict.text = describe(*culprit);
+  const bool stopped = verdict.code == code_of(ErrorKind::preempted);
+  if (stopped || culprit) verdict.weight = stopped ? 1 : consequence(*culprit);
+  return verdict;
+}
+
 std::string describe(const RankEnd& end) {
   std::string text = cat({"rank ", end.rank, " (pid ", static_cast<int>(end.pid), ") "});
   if (end.signal != 0) {

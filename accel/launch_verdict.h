@@ -43,6 +43,14 @@ const RankEnd* first_culprit(const std::vector<RankEnd>& ends);
 // the signal that asked the launcher to end, if all that failed did because of it; else 0.
 int exit_code(const std::vector<RankEnd>& ends, int stop_signal);
 
+// What a machine's ranks ended with. A lower weight outweighs: 0 a cause, 1 a consequence or a stop
+// for a later start, 2 what was asked for. Code 0: all is well.
+struct Verdict {
+  int code = 0, weight = 0;
+  std::string text;  // about the culprit, if there is one
+};
+Verdict judge(const std::vector<RankEnd>& ends, int stop_signal);
+
 // "rank 1 (pid 123) ended by signal 9 (SIGKILL); last lines: …"
 std::string describe(const RankEnd& end);
 
