@@ -218,6 +218,7 @@ void Attempt::take_end(int local_rank) {
   result_.ends.push_back(end);
   // Ranks that wait for this one hear of it at once, not by a timeout.
   if (shared_ && end.code != 0) shared_->abort(describe(end));
+  if (machines_ && end.code != 0) machines_->failed_here();
   after_end(end);
 }
 
@@ -253,7 +254,7 @@ void Attempt::watch_deadlines() {
   if (machines_) machines_->beat();
   if (stop_at_ && now >= *stop_at_) {
     stop_at_.reset();
-    if (machines_) machines_->failed_here();
+    if (machines_) machines_->stop_others();
     // Whoever has ended by now has not ended because of us.
     for (int r = 0; r < plan_.local_ranks; ++r) take_end(r);
     tell_to_stop(SIGTERM);

@@ -40,6 +40,7 @@ std::vector<std::string> Machines::keys(std::string_view what) const {
 
 void Machines::meet(int epoch) {
   epoch_ = epoch;
+  order_ = 0;
   lost_ = false;
   const std::string shape = cat({plan_.machines, " machines with ", plan_.ranks, " ranks"});
   // A second launcher with our number is a mistake that would go unnoticed otherwise.
@@ -83,10 +84,15 @@ bool Machines::others_failed() {
   return failed || lost_;
 }
 
-void Machines::failed_here() { store_.set(key("failed", plan_.machine), ""); }
+void Machines::failed_here() {
+  if (order_ == 0) order_ = store_.add(cat({"order/", epoch_}), 1);
+}
+
+void Machines::stop_others() { store_.set(key("failed", plan_.machine), ""); }
 
 Verdict Machines::agree(const Verdict& mine) {
-  const nlohmann::json record = {{"order", store_.add(cat({"order/", epoch_}), 1)},
+  failed_here();
+  const nlohmann::json record = {{"order", order_},
                                  {"code", mine.code},
                                  {"weight", mine.weight},
                                  {"text", escaped(mine.text)}};

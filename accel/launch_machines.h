@@ -23,7 +23,10 @@ class Machines {
   int fd() const { return watch_.fd(); }  // readable when there may be news
   // True when the ranks of another machine have failed, or its launcher is gone.
   bool others_failed();
-  void failed_here();  // makes it true elsewhere
+  // A rank of this machine ended with an error: when, among those of all machines, counts from the
+  // first call on. stop_others() makes others_failed() true elsewhere.
+  void failed_here();
+  void stop_others();
   // Says that we are alive, when it is time to; others take us for dead after 10 seconds.
   void beat();
   static constexpr std::chrono::milliseconds kBeat{2000};
@@ -39,6 +42,7 @@ class Machines {
   const LaunchPlan& plan_;
   dist::Store store_, watch_;
   int epoch_ = 0;
+  int64_t order_ = 0;  // of our first failure among those of all machines; 0: none
   bool lost_ = false;
   std::chrono::steady_clock::time_point next_beat_{};
 };

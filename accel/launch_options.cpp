@@ -182,7 +182,7 @@ void plan_meeting(const LaunchOptions& o, LaunchPlan& plan) {
   plan.run_id = plan.machines > 1 ? "pinion" : random_id();
   read_rdzv_conf(o.rdzv_conf, plan);
   plan.secret_file = o.rdzv_secret_file;
-  if (plan.machines == 1) return;
+  if (plan.machines == 1 || o.by_mpi) return;
   PINION_REQUIRE(config, !o.main_process_ip.empty(),
                  "main_process_ip: expected the address of "
                  "machine 0, as there are ",

@@ -40,6 +40,7 @@ struct LaunchOptions {
   int max_restarts = 0;
   double grace_period = 120;  // seconds that ranks have to end after a forwarded signal
 
+  bool by_mpi = false;           // mpirun starts the ranks of all machines and lets them meet
   std::string rdzv_secret_file;  // with several machines: 32 bytes or more, mode 0600
   std::string rdzv_conf;         // "run_id=a,timeout=30"; run_id is drawn, or "pinion" on machines
 };

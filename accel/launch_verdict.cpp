@@ -38,6 +38,8 @@ std::optional<ErrorRecord> parse_error_record(std::string_view text) {
   try {
     const nlohmann::json json = parse_json(text, "error record");
     ErrorRecord record;
+    if (!json.at("code").is_number_integer() || !json.at("t_mono_ns").is_number_integer())
+      return std::nullopt;
     record.code = json.at("code").get<int>();
     record.kind = json.at("class").get<std::string>();
     record.message = json.at("message").get<std::string>();
