@@ -145,7 +145,8 @@ std::vector<Replicas::Part> Replicas::parts_of(int64_t batch) const {
   return parts;
 }
 
-// Modes and counters follow the module's; a replica's draws are far from everyone else's.
+// Modes, counters and buffers follow the module's, before anyone runs: device 0 writes into its
+// buffers. A replica's draws are far from everyone else's.
 void Replicas::prepare() {
   for (size_t r = 0; r < replicas_.size(); ++r) {
     Replica& replica = replicas_[r];
@@ -154,6 +155,9 @@ void Replicas::prepare() {
         replica.modules[m]->train(main_->modules[m]->training());
     for (size_t c = 0; c < replica.counters.size(); ++c)
       *replica.counters[c] = *main_->counters[c] + (uint64_t{r} << 40);
+    if (r == 0) continue;  // its memory is the module's
+    for (size_t b = 0; b < replica.buffers.size(); ++b)
+      replica.buffers[b].copy_(main_->buffers[b]);
   }
 }
 
@@ -269,7 +273,7 @@ Tensor Replicas::forward(int64_t batch, const Run& run) {
   threads_.run([&](int i) {
     const auto at = static_cast<size_t>(i);
     if (at >= parts.size()) return;
-    replicate(replicas_[at]);
+    if (i > 0) replicate(replicas_[at]);
     results[at] = run(i, parts[at]);
     PINION_CHECK(results[at].rank() > 0 && results[at].size(0) == parts[at].end - parts[at].begin,
                  "DataParallel: expected a result for each of ", parts[at].end - parts[at].begin,
