@@ -106,15 +106,16 @@ void Reducer::launch(size_t index) {
   State& s = states_[index];
   s.launched = true;
   for (size_t i = s.first_entry; i < s.end_entry; ++i)
-    if (!entries_[i].param.grad().defined()) {  // what an earlier step left there
+    if (entries_[i].fired == 0 && !entries_[i].param.grad().defined()) {  // left by an earlier step
       missing_ = true;
       Tensor slot = entries_[i].slot;
       on(slot.device(), [&](auto& ctx) { kernels::fill(ctx, slot.mut(), 0); });
     }
-  Tensor grads = buckets_[index].grads;
   const bool weighs = options_.weighted || joining_;
-  if (weighs && total_ != 1)
+  if (weighs && total_ != 1) {
+    Tensor grads = buckets_[index].grads;
     on(grads.device(), [&](auto& ctx) { kernels::affine(ctx, grads, 1 / total_, 0, grads.mut()); });
+  }
   if (group_->size() > 1)
     hook_->start(buckets_[index], weighs ? ReduceOp::sum : ReduceOp::mean, *group_);
 }
@@ -185,8 +186,8 @@ void Reducer::check_gradients() {
   const bool counted = options_.static_graph && !first_step_;
   std::vector<const std::string*> names;
   for (const Entry& e : entries_) {
-    const bool wanted = options_.unused == Unused::error && e.fired == 0;
-    if ((counted && e.fired != e.expected) || (wanted && !e.param.grad().defined()))
+    if (e.fired == e.expected) continue;
+    if (counted || (options_.unused == Unused::error && e.fired == 0 && !e.param.grad().defined()))
       names.push_back(&e.name);
   }
   for (const nn::NamedTensor& p : frozen_)
@@ -213,7 +214,7 @@ void Reducer::reduce_all() {
       hook_->finish(buckets_[index], op, *group_);
       (void)Tensor(buckets_[index].grads).mut();  // others may have written it: a new version
     }
-  settle();
+  if (group_->size() > 1 || missing_) settle();
   if (first_step_) adopt_order();
   first_step_ = false;
   reset();
