@@ -90,8 +90,7 @@ void Reducer::ready(size_t entry) {
             cat({"reducer: the gradient of ", e.name,
                  " was written again in one synchronised step; call finish() after backward(), and "
                  "run all but the last backward() of a step under no_sync()"}));
-  begin_step();
-  agree_on_total();
+  if (!agreed_) begin_step(), agree_on_total();
   if (counting ? e.fired > 1 : e.fired < e.expected) return;
   if (--bucket.pending > 0) return;
   if (first_step_) seen_.push_back(e.bucket);

@@ -156,8 +156,7 @@ void Replicas::prepare() {
     for (size_t c = 0; c < replica.counters.size(); ++c)
       *replica.counters[c] = *main_->counters[c] + (uint64_t{r} << 40);
     if (r == 0) continue;  // its memory is the module's
-    for (size_t b = 0; b < replica.buffers.size(); ++b)
-      replica.buffers[b].copy_(main_->buffers[b]);
+    for (size_t b = 0; b < replica.buffers.size(); ++b) replica.buffers[b].copy_(main_->buffers[b]);
   }
 }
 

@@ -272,7 +272,35 @@ TEST(Ddp, PlansTheOrderInWhichGradientsCome) {
   });
 }
 
-// Gradients that are there before their turn wait, so that ranks agree on the order of operations.
+// Two layers side by side, whose gradients come in another order on every other rank.
+TEST(Ddp, RanksMayDisagreeAboutTheOrder) {
+  struct Pair : nn::Module {
+    nn::Linear a{kFeatures, 16}, b{kFeatures, 16}, last{16, kClasses};
+    Tensor operator()(const Tensor& x, bool a_first) const {
+      const Tensor one = a_first ? a(x) : b(x), two = a_first ? b(x) : a(x);
+      return last(one + two);
+    }
+    void fields(nn::Fields& f) override { f("a", a), f("b", b), f("last", last); }
+  };
+  manual_seed(3);
+  std::vector<Weights> weights(2);
+  dist::run_local(2, [&](ProcessGroup& group) {
+    Pair net;
+    optim::Sgd sgd(net.named_parameters(), {.lr = 0.1});
+    DdpOptions options;
+    options.first_bucket_bytes = options.bucket_bytes = 200;
+    dist::DistributedDataParallel ddp(net, sgd, {&group, [](auto*) {}}, options);
+    for (int s = 0; s < 3; ++s) {
+      const Batch b = batch_of(s * 8 + group.rank() * 4, 4);
+      ddp.backward(nn::cross_entropy(ddp(b.x, group.rank() == 0), b.y));
+      sgd.step(), sgd.zero_grad();
+    }
+    weights[size_t(group.rank())] = weights_of(net);
+    EXPECT_EQ(ddp.reducer().order(), (std::vector<size_t>{0, 1, 2}));  // last, b, a: rank 0's
+  });
+  EXPECT_EQ(weights[0], weights[1]);
+}
+
 TEST(Ddp, FirstBucketIsSmallAndParametersAreWhole) {
   run_ranks(1, small_buckets(), [](ProcessGroup&, Net& net, auto&, auto& ddp) {
     const auto buckets = ddp.reducer().buckets();
