@@ -142,7 +142,7 @@ TEST_P(DdpLaw, JoinKeepsAHalfWindow) {
         ddp.join(
             [&] {
               const Batch b = batch_of(group.rank() * 5, 5);
-              if (group.rank() > 0 || ranks == 1) {
+              if (group.rank() > 0) {
                 ddp.backward(nn::cross_entropy(ddp(b.x), b.y), 5);
                 return update();
               }
