@@ -13,7 +13,7 @@
 // over its weight w, call add_weight(w), and backward() from w times the loss (or w / c with one
 // constant c everywhere, for the sake of 16-bit ranges). The step then holds
 //   sum over ranks and micro-batches of w grad(loss) / sum over ranks and micro-batches of w,
-// the gradient of the mean over everything at once. accumulate() is both calls.
+// the gradient of the mean over everything at once.
 //
 // Errors: internal (a parameter without a gradient, a gradient written after it was reduced, a
 // finish() left out), desync (ranks with different parameters or options, or with different bits
