@@ -26,11 +26,26 @@ Arena::Arena(std::vector<nn::NamedTensor> params) {
   }
   for (Item& item : items_) {
     item.param.rebind(piece(params_, item));
-    item.grad = piece(grads_, item);
-    item.param.set_grad_slot(item.grad);
     item.home = item.param.view().data;
   }
+  give_slots();
   ranges_.reserve(items_.size());
+}
+
+void Arena::give_slots() {
+  for (Item& item : items_) {
+    item.grad = piece(grads_, item);
+    item.param.set_grad_slot(item.grad);  // moves a gradient that is there already
+  }
+}
+
+void Arena::move_gradients(Tensor block) {
+  PINION_CHECK(block.defined() && block.shape() == grads_.shape() && block.dtype() == dtype() &&
+                   block.device() == device(),
+               "arena: expected a block ", dtype(), " ", grads_.shape(), " for gradients");
+  while (block.version() <= grads_.version()) (void)block.mut();  // versions of gradients only grow
+  grads_ = std::move(block);
+  give_slots();
 }
 
 Tensor Arena::piece(const Tensor& block, const Item& item) const {

@@ -41,6 +41,9 @@ class Arena {
   std::span<const Item> items() const { return items_; }
   Tensor& params() { return params_; }  // [size]
   Tensor& grads() { return grads_; }    // [size]; padding is zero
+  // From now on gradients live in `block` [size], such as memory that other ranks can reach. Those
+  // that are there move; everything else of the block must be zero.
+  void move_gradients(Tensor block);
 
   // Adds a block of state, zeros, under a name such as "exp_avg"; returns its number.
   size_t add_state(std::string name);
@@ -62,6 +65,7 @@ class Arena {
     Tensor block;
   };
   Tensor piece(const Tensor& block, const Item& item) const;
+  void give_slots();
 
   std::vector<Item> items_;
   Tensor params_, grads_;

@@ -40,7 +40,7 @@ inline std::vector<int> run_processes(
         code = e.exit_code();
       }
       std::fflush(nullptr);
-      _exit(testing::Test::HasFailure() ? 1 : code);
+      _exit(::testing::Test::HasFailure() ? 1 : code);
     }
     children.push_back(child);
   }
