@@ -10,8 +10,8 @@
 //   loss = ...; backward(loss); adam.step(); adam.zero_grad();
 //
 // Layout: the parameters of each arena are cut into segments of about bucket_bytes (at stage 3 also
-// one for each unit), each padded so that every rank owns one piece of equal size of each segment. A
-// segment's gradients are reduced as soon as all of them are there, in an order that all ranks
+// one for each unit), each padded so that every rank owns one piece of equal size of each segment.
+// A segment's gradients are reduced as soon as all of them are there, in an order that all ranks
 // share.
 //
 // Bytes per rank for Psi f32 parameters, Adam, N ranks: stage 1 8 Psi + 8 Psi / N; stage 2 4 Psi +
@@ -32,12 +32,12 @@
 namespace pinion::dist {
 
 struct ZeroOptions {
-  int stage = 2;                               // 1, 2 or 3
-  int64_t bucket_bytes = int64_t{25} << 20;    // of a segment; a larger parameter is one by itself
-  std::vector<nn::Module*> units;              // stage 3: what run() gathers; none: the whole model
-  int64_t persistent_elements = 100'000;       // stage 3: smaller units stay whole on every rank
-  bool prefetch = true;                        // stage 3: gathers the next unit ahead of its use
-  ReduceOp reduce = ReduceOp::mean;            // of gradients: mean or sum
+  int stage = 2;                             // 1, 2 or 3
+  int64_t bucket_bytes = int64_t{25} << 20;  // of a segment; a larger parameter is one by itself
+  std::vector<nn::Module*> units;            // stage 3: what run() gathers; none: the whole model
+  int64_t persistent_elements = 100'000;     // stage 3: smaller units stay whole on every rank
+  bool prefetch = true;                      // stage 3: gathers the next unit ahead of its use
+  ReduceOp reduce = ReduceOp::mean;          // of gradients: mean or sum
 };
 
 // 0 for plain data parallelism. Takes zero_stage's "0" to "3" and FSDP's sharding strategies, by
@@ -89,8 +89,9 @@ class Zero {
   // Checkpoints hold logical tensors, so any number of ranks can load them. This rank's slices of
   // the optimizer state are optimizer.state_slices(), of the parameters parameter_slices() (views
   // of the live memory). Either the owner of each slice writes it, or state() gathers the tensors
-  // whole, on every rank (all call it together). Loading needs no other rank: optimizer.load_state()
-  // takes whole tensors, optimizer.load_slices() and load_parameter_slices() ask for each slice.
+  // whole, on every rank (all call it together). Loading needs no other rank:
+  // optimizer.load_state() takes whole tensors, optimizer.load_slices() and load_parameter_slices()
+  // ask for each slice.
   std::vector<optim::StateSlice> parameter_slices();
   void load_parameter_slices(const optim::ReadSlice& read);
   std::vector<nn::NamedTensor> state();

@@ -29,15 +29,15 @@ class Arena {
     Tensor grad;     // its slot in grads()
     int64_t offset;  // in elements
     int64_t numel;
-    const void* home;   // where the parameter must be
+    const void* home;      // where the parameter must be
     int64_t steps = 0;     // updates of this parameter so far
     bool reached = false;  // of a sharded arena: some rank has a gradient
   };
   // A stretch of the layout whose elements are updated here: all of it, or a rank's shares of it.
   struct Part {
-    int64_t begin, end;     // in elements of the layout
-    Tensor params, grads;   // [end - begin]
-    int64_t state = 0;      // where its elements begin in the blocks of state
+    int64_t begin, end;    // in elements of the layout
+    Tensor params, grads;  // [end - begin]
+    int64_t state = 0;     // where its elements begin in the blocks of state
   };
   // Neighbouring items that all have a gradient, were updated equally often, and so are one call.
   struct Range {
@@ -72,7 +72,15 @@ class Arena {
   // Adds a block of state, zeros, under a name such as "exp_avg"; returns its number.
   size_t add_state(std::string name);
   Tensor& state_block(size_t i) { return states_[i].block; }  // [elements of all parts]
+  size_t state_count() const { return states_.size(); }
   const std::string& state_name(size_t i) const { return states_[i].name; }
+  // The elements of an item that a part has: [begin, begin + count) of the item. An item lies in at
+  // most one part; count is 0 where it lies in none.
+  struct Share {
+    size_t part = 0;
+    int64_t begin = 0, count = 0, in_part = 0;  // in_part: where they begin in the part
+  };
+  Share share_of(size_t item) const;
   // Everything a checkpoint needs, as views of the live blocks: "exp_avg.<parameter>", and
   // "step.<parameter>" (i64, no dimensions), a copy.
   void list_state(std::vector<StateSlice>& out);
@@ -82,7 +90,7 @@ class Arena {
   // Throws Error when a parameter has left the arena, for a second optimizer or another device.
   std::span<const Range> ranges();
   void count_step();  // of every parameter that has a gradient
-  void zero_grad();  // afterwards no parameter has a gradient
+  void zero_grad();   // afterwards no parameter has a gradient
 
  private:
   struct State {

@@ -137,6 +137,7 @@ class Optimizer {
   }
   void check_pending();
   void check_numbers(const std::vector<nn::NamedTensor>& state) const;
+  void take_state(const std::vector<StateSlice>& live, const std::vector<nn::NamedTensor>& slices);
   GradStats measure();
   Views views_of(Group& group, Arena& arena, const Arena::Range& range);
   void capturable_step(double grad_scale);
