@@ -30,8 +30,7 @@ void Zero::Impl::arrive(size_t index) {
   if (!sync() && stage() == 1) return;
   if (stage() > 1) collect(item, s);
   if (!item.arrived) item.arrived = true, ++s.ready;
-  if (s.unit >= 0) release_if_done(s.unit);
-  advance(false);
+  if (stage() < 3) advance(false);
 }
 
 // Moves a gradient into the segment's block.
@@ -50,7 +49,8 @@ void Zero::Impl::collect(Item& item, Segment& s) {
 }
 
 // Starts the reductions whose turn it is: those that are complete, or all. Segments that are frozen
-// do not wait for gradients.
+// do not wait for gradients. Ranks need not find the same gradients at the same time, so at stage
+// 3, where they call the group for units as well, before_backward() says when.
 void Zero::Impl::advance(bool all) {
   for (; next_ < order_.size(); ++next_) {
     Segment& s = segments_[order_[next_]];
@@ -119,6 +119,7 @@ void Zero::Impl::reduce_all() {
   release_all();
   next_ = 0;
   last_unit_ = -1;
+  for (Unit& unit : units_) unit.began = -1, unit.pending = 0;
   touched_ = false;
   finished_ = true;
 }

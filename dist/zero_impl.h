@@ -69,6 +69,8 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
     nn::Module* module;
     std::vector<size_t> segments;  // none: it is whole
     int next = -1, previous = -1;  // by the last forward pass
+    int64_t began = -1;            // when the call began whose backward pass it was gathered for
+    int pending = 0;               // recorded calls that backward() has not passed
   };
 
   // zero.cpp
@@ -99,7 +101,8 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
   void prefetch(int unit);
   void release(int unit);
   void release_all();
-  void release_if_done(int unit);
+  void end_backward(Unit& unit);
+  void before_backward(int unit, int64_t began, int64_t ended);
 
   optim::Optimizer& optimizer_;
   ProcessGroup& group_;
@@ -113,6 +116,7 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
   bool sync_ = true;
   bool touched_ = false;   // a gradient arrived since the last reduction of all
   bool finished_ = false;  // the pieces hold the gradients of this step
+  int64_t clock_ = 0;      // counts the beginnings and ends of calls of run()
   int last_unit_ = -1;     // of this forward pass
   bool whole_ = false;
 };

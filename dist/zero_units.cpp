@@ -55,12 +55,23 @@ void Zero::Impl::release_all() {
       if (segments_[i].params.defined()) release(static_cast<int>(u));
 }
 
-// backward() runs every closure that reads a parameter before the parameter's gradient is
-// complete, so nothing needs a unit that has all its gradients.
-void Zero::Impl::release_if_done(int unit) {
-  for (const size_t i : units_[static_cast<size_t>(unit)].segments)
-    if (segments_[i].ready < segments_[i].expected) return;
-  release(unit);
+// The backward pass of a call is over: unless there are more, so are the unit's gradients.
+void Zero::Impl::end_backward(Unit& unit) {
+  release(static_cast<int>(&unit - units_.data()));
+  unit.began = -1;
+  if (--unit.pending > 0) return;
+  for (const size_t i : unit.segments)
+    if (Segment& s = segments_[i]; s.expected > 0 && !s.launched) launch(s);
+}
+
+// backward() passes calls of run() in the opposite order, so those that began after this one had
+// ended are over. Every rank decides alike, whichever parameters its graph has met.
+void Zero::Impl::before_backward(int unit, int64_t began, int64_t ended) {
+  for (Unit& u : units_)
+    if (u.began > ended) end_backward(u);
+  gather(unit);
+  units_[static_cast<size_t>(unit)].began = began;
+  prefetch(units_[static_cast<size_t>(unit)].previous);
 }
 
 Tensor Zero::Impl::run(nn::Module& module, const std::function<Tensor()>& f) {
@@ -75,6 +86,7 @@ Tensor Zero::Impl::run(nn::Module& module, const std::function<Tensor()>& f) {
     found->previous = last_unit_;
   }
   last_unit_ = unit;
+  const int64_t began = ++clock_;
   gather(unit);
   prefetch(found->next);
   struct Release {
@@ -83,10 +95,11 @@ Tensor Zero::Impl::run(nn::Module& module, const std::function<Tensor()>& f) {
     ~Release() { impl.release(unit); }
   } const at_end{*this, unit};
   const Tensor y = f();
+  const int64_t ended = ++clock_;
+  if (y.requires_grad() && grad_enabled()) ++found->pending;
   return record("zero_unit", y.alias(y.shape()), {&y},
-                [self = shared_from_this(), unit](const Tensor& dy) -> Tensors {
-                  self->gather(unit);
-                  self->prefetch(self->units_[static_cast<size_t>(unit)].previous);
+                [self = shared_from_this(), unit, began, ended](const Tensor& dy) -> Tensors {
+                  self->before_backward(unit, began, ended);
                   return {dy};
                 });
 }
