@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gradients between backward() and the step: a segment's are reduced to the ranks' pieces as soon
 // as all of them are there, in the order that all ranks share; finish_gradients() does the rest.
-#include <cmath>
-
 #include "pinion/dist/zero_impl.h"
+#include "pinion/dist/zero_norm.h"
 #include "pinion/kernels/kernels.h"
 
 namespace pinion::dist {
@@ -77,6 +76,7 @@ void Zero::Impl::launch(Segment& s) {
   s.reduction = group_.reduce_scatter(out, s.grads, options_.reduce);
   s.launched = true;
   in_flight_ = &s;
+  if (s.reduction.done()) settle(s);
 }
 
 void Zero::Impl::settle(Segment& s) {
@@ -137,42 +137,13 @@ void Zero::Impl::share_reached() {
     if (found[i] > 0) items_[i].arena->set_reached(items_[i].index, true);
 }
 
-// On the CPU squares are summed by blocks of kNormBlock elements of the segments, and these in
-// their order, so that the norm does not depend on which rank has them. On a GPU, where a block is
-// a launch, a rank's piece is one block.
 optim::GradStats Zero::Impl::measure() {
-  const auto block_of = [&](const Segment& s) {
-    const bool host = s.arena->device() == Device{};
-    return host ? kNormBlock : s.size / group_.size();
-  };
-  std::vector<double> numbers;  // squares of all blocks, then what is not finite
-  double nonfinite = 0;
-  for (Segment& s : segments_) {
-    const Tensor& grads = piece_of(s).grads;
-    const int64_t block = block_of(s), mine = grads.numel() / block;
-    const size_t first = numbers.size() + static_cast<size_t>(group_.rank() * mine);
-    numbers.resize(numbers.size() + static_cast<size_t>(group_.size() * mine), 0.0);
-    Tensor found({2}, DType::f64, grads.device());
-    for (int64_t i = 0; i < mine; ++i) {
-      on(grads.device(), [&](auto& ctx) {
-        kernels::squares_and_nonfinite(ctx, grads.rows(i * block, (i + 1) * block), found.mut());
-      });
-      double values[2];
-      copy({}, values, found.device(), found.view().data, sizeof values);
-      // Infinite sums would make NaN of the others' zeros; the count says it all.
-      numbers[first + static_cast<size_t>(i)] = values[1] > 0 ? 0 : values[0];
-      nonfinite += values[1];
-    }
-  }
-  numbers.push_back(nonfinite);
-  Tensor all = Tensor::of(numbers, {static_cast<int64_t>(numbers.size())});
-  all = all.to(segments_[0].arena->device());
-  group_.all_reduce(all).wait();
-  numbers = all.values<double>();
-  optim::GradStats total{0, numbers.back()};
-  numbers.pop_back();
-  for (const double squares : numbers) total.squares += squares;
-  return total;
+  NormSum sum(group_.rank(), group_.size());
+  for (Segment& s : segments_) sum.add(piece_of(s).grads);
+  Tensor numbers = Tensor::of(sum.numbers(), {static_cast<int64_t>(sum.numbers().size())});
+  numbers = numbers.to(segments_[0].arena->device());
+  group_.all_reduce(numbers).wait();
+  return sum.total(numbers.values<double>());
 }
 
 void Zero::Impl::after_step() {

@@ -14,7 +14,7 @@ ZeroLayout lay_out(std::span<const int64_t> numels, std::span<const int> units, 
   const auto close = [&] {
     if (out.segments.empty()) return;
     ZeroLayout::Segment& s = out.segments.back();
-    s.end = out.size = s.begin + round_up(out.size - s.begin, ranks * kNormBlock);
+    s.end = out.size = s.begin + round_up(out.size - s.begin, ranks * kNormCell);
   };
   for (size_t i = 0; i < numels.size(); ++i) {
     const int64_t n = round_up(numels[i], alignment);

@@ -9,14 +9,14 @@
 
 namespace pinion::dist {
 
-// Pieces are multiples of this many elements, over which the norm of gradients is summed.
-inline constexpr int64_t kNormBlock = 1024;
+// Pieces are multiples of this many elements, the grain of the norm of gradients (zero_norm.h).
+inline constexpr int64_t kNormCell = 64;
 
 struct ZeroLayout {
   struct Segment {
     size_t first_item, end_item;
     int unit;            // -1: in none
-    int64_t begin, end;  // elements; a multiple of ranks * kNormBlock
+    int64_t begin, end;  // elements; a multiple of ranks * kNormCell
   };
   std::vector<int64_t> offsets;  // of the items, in elements
   std::vector<Segment> segments;

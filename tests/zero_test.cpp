@@ -70,7 +70,7 @@ TEST(Zero, LossScalingIsThatOfDataParallelism) {
 }
 TEST(Zero, GradientsOfSomeRanksOnlyCountEverywhere) {
   expect_same(
-      {.make = making<optim::Adam>(optim::AdamOptions{.lr = 0.01}), .second_half_skips = true});
+      {.make = making<optim::Adam>(optim::AdamOptions{.lr = 0.01}), .last_bias_skips = true});
 }
 
 }  // namespace

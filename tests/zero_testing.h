@@ -67,7 +67,8 @@ struct ZeroRun {
   bool scaled = false;     // by a GradScaler
   int infinite_step = -1;  // rank 0's gradients are infinite in this step
   bool prefetch = true;
-  bool second_half_skips = false;  // in odd steps only rank 0 uses the third layer's bias
+  bool same_data = false;        // on all ranks
+  bool last_bias_skips = false;  // in odd steps rank 0 at most uses the last bias
 };
 
 using Named = std::vector<std::pair<std::string, std::vector<float>>>;
@@ -82,16 +83,19 @@ class ZeroLoop {
  public:
   ZeroLoop(const ZeroRun& run, ProcessGroup& group)
       : run_(run), group_(group), net_(group.rank()), optimizer_(run.make(net_)) {
-    if (run.stage > 0) {
-      zero_ = std::make_unique<Zero>(net_, *optimizer_, group,
-                                     ZeroOptions{.stage = run.stage,
-                                                 .bucket_bytes = 6000,
-                                                 .units = net_.units(),
-                                                 .persistent_elements = 300,
-                                                 .prefetch = run.prefetch});
-    } else {
+    if (run.stage > 0)
+      shard(run.stage);
+    else
       for (const Tensor& p : net_.parameters()) group.broadcast(p, 0).wait();
-    }
+  }
+
+  void shard(int stage) {
+    zero_ = std::make_unique<Zero>(net_, *optimizer_, group_,
+                                   ZeroOptions{.stage = stage,
+                                               .bucket_bytes = 6000,
+                                               .units = net_.units(),
+                                               .persistent_elements = 300,
+                                               .prefetch = run_.prefetch});
   }
 
   Tensor forward(const Tensor& x, bool with_bias) {
@@ -105,9 +109,10 @@ class ZeroLoop {
     });
   }
 
-  void step(int at, ZeroOutcome* result) {
-    const bool bias = !run_.second_half_skips || at % 2 == 0 || group_.rank() == 0;
-    const Tensor x = waves({4, 33}, 1000 + at * 10 + group_.rank(), 1);
+  void step(int at, ZeroOutcome* result = nullptr) {
+    const bool bias =
+        !run_.last_bias_skips || at % 2 == 0 || (group_.rank() == 0 && !run_.same_data);
+    const Tensor x = waves({4, 33}, 1000 + at * 10 + (run_.same_data ? 0 : group_.rank()), 1);
     Tensor loss = nn::mean(forward(x, bias) * forward(x, bias));
     if (at == run_.infinite_step && group_.rank() == 0) loss = loss * 1e38 * 1e10;
     backward(run_.scaled ? scaler_.scale(loss) : loss);
