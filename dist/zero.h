@@ -40,11 +40,12 @@ struct ZeroOptions {
   ReduceOp reduce = ReduceOp::mean;          // of gradients: mean or sum
 };
 
-// 0 for plain data parallelism. Takes zero_stage's "0" to "3" and FSDP's sharding strategies, by
-// name (FULL_SHARD 3, SHARD_GRAD_OP 2, NO_SHARD 0, any case) or number ("fsdp 1" is FULL_SHARD: see
-// stage_of_fsdp). Throws Error (config) for anything else; HYBRID_SHARD and its kin say why.
+// The stage that a configuration file asks for; 0 is plain data parallelism. zero_stage is "0" to
+// "3". FSDP's fsdp_sharding_strategy is FULL_SHARD (3), SHARD_GRAD_OP (2) or NO_SHARD (0), in any
+// case, or its number 1, 2, 3; fsdp_reshard_after_forward is true (3) or false (2). Throws Error
+// (config) for anything else, with the reason for HYBRID_SHARD and its kin.
 int stage_of_zero(std::string_view zero_stage);
-int stage_of_fsdp(std::string_view sharding_strategy);
+int stage_of_fsdp(std::string_view strategy);
 
 class Zero {
  public:

@@ -14,17 +14,16 @@ int stage_of_zero(std::string_view zero_stage) {
   return zero_stage[0] - '0';
 }
 
-int stage_of_fsdp(std::string_view sharding_strategy) {
+int stage_of_fsdp(std::string_view strategy) {
   struct Strategy {
     const char *name, *number;
     int stage;  // -1: refused
   };
-  constexpr Strategy kStrategies[] = {{"FULL_SHARD", "1", 3},
-                                      {"SHARD_GRAD_OP", "2", 2},
-                                      {"NO_SHARD", "3", 0},
-                                      {"HYBRID_SHARD", "4", -1},
+  constexpr Strategy kStrategies[] = {{"FULL_SHARD", "1", 3},         {"SHARD_GRAD_OP", "2", 2},
+                                      {"NO_SHARD", "3", 0},           {"TRUE", "TRUE", 3},
+                                      {"FALSE", "FALSE", 2},          {"HYBRID_SHARD", "4", -1},
                                       {"HYBRID_SHARD_ZERO2", "5", -1}};
-  std::string upper(sharding_strategy);
+  std::string upper(strategy);
   std::transform(upper.begin(), upper.end(), upper.begin(),
                  [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
   for (const Strategy& s : kStrategies) {
@@ -35,8 +34,7 @@ int stage_of_fsdp(std::string_view sharding_strategy) {
     return s.stage;
   }
   fail(ErrorKind::config,
-       {"fsdp_sharding_strategy: expected FULL_SHARD, SHARD_GRAD_OP or NO_SHARD, got ",
-        sharding_strategy});
+       {"fsdp_sharding_strategy: expected FULL_SHARD, SHARD_GRAD_OP or NO_SHARD, got ", strategy});
 }
 
 }  // namespace pinion::dist

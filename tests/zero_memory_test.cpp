@@ -55,8 +55,11 @@ Peaks measure(int stage, int ranks, bool prefetch) {
   OneOfMany group(ranks);
   Deep model;
   optim::Adam adam(model.named_parameters());
-  ZeroOptions options{
-      .stage = stage, .bucket_bytes = kUnit, .persistent_elements = 1000, .prefetch = prefetch};
+  ZeroOptions options;
+  options.stage = stage;
+  options.bucket_bytes = kUnit;
+  options.persistent_elements = 1000;
+  options.prefetch = prefetch;
   for (nn::Linear& layer : model.layers) options.units.push_back(&layer);
   Zero zero(model, adam, group, options);
   const Tensor x = Tensor::full({2, kWidth}, 0.5);
@@ -94,9 +97,6 @@ TEST(ZeroMemory, IsThatOfTheAlgebra) {
     expect_near(three.optimizer, 2 * psi / n);
     const Peaks ahead = measure(3, n, true);
     expect_near(ahead.parameters, psi / n + 2 * unit);
-    for (const Peaks& p : {one, two, three, ahead})
-      std::printf("n=%d: %.4f %.4f %.4f psi\n", n, p.parameters / psi, p.gradients / psi,
-                  p.optimizer / psi);
   }
 }
 
