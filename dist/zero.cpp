@@ -130,11 +130,12 @@ void Zero::Impl::move(Arena& arena, std::span<const int> units) {
 void Zero::Impl::move_items(Segment& s, const ZeroLayout& layout, const ZeroLayout::Segment& plan) {
   {
     const MemoryTagScope tag(MemoryTag::parameters);
-    s.params = Tensor::zeros({s.size}, s.arena->dtype(), s.arena->device());
+    s.params = s.unit < 0 ? group_.symmetric({s.size}, s.arena->dtype(), s.arena->device())
+                          : Tensor::zeros({s.size}, s.arena->dtype(), s.arena->device());
   }
   if (stage() == 1) {
     const MemoryTagScope tag(MemoryTag::gradients);
-    s.grads = Tensor::zeros({s.size}, s.arena->dtype(), s.arena->device());
+    s.grads = group_.symmetric({s.size}, s.arena->dtype(), s.arena->device());
   }
   s.first = items_.size();
   for (size_t i = plan.first_item; i < plan.end_item; ++i) {
@@ -145,7 +146,7 @@ void Zero::Impl::move_items(Segment& s, const ZeroLayout& layout, const ZeroLayo
       item.param.set_grad_slot(place(item, s.grads));
     else
       drop_grad_slot(item.param);
-    if (item.param.requires_grad()) ++s.expected;
+    if (item.param.requires_grad() && item.param.numel() > 0) ++s.expected;
     items_.push_back(std::move(item));
   }
   s.end = items_.size();
@@ -185,7 +186,7 @@ void Zero::Impl::order_launches(nn::Module& model) {
 
 void Zero::Impl::hook() {
   for (size_t i = 0; i < items_.size(); ++i)
-    if (items_[i].param.requires_grad())
+    if (items_[i].param.requires_grad() && items_[i].param.numel() > 0)
       items_[i].param.on_grad_ready([weak = weak_from_this(), i](const Tensor&) {
         if (const auto self = weak.lock()) self->arrive(i);
       });

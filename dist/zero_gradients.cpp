@@ -106,7 +106,7 @@ void Zero::Impl::reduce_all() {
   if (in_flight_) settle(*in_flight_);
   for (const size_t i : order_) {  // what was frozen when this began may not be now
     Segment& s = segments_[i];
-    if (s.expected > 0 || s.launched) continue;
+    if (s.expected > 0 || s.launched || s.size == 0) continue;
     for (size_t k = s.first; k < s.end && !s.launched; ++k)
       if (items_[k].param.requires_grad()) launch(s), settle(s);
   }
