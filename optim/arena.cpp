@@ -31,6 +31,7 @@ Arena::Arena(std::vector<nn::NamedTensor> params) {
     item.home = item.param.view().data;
   }
   ranges_.reserve(items_.size());
+  if (dtype == DType::f32) low_ = std::make_unique<nn::LowPrecisionCopy>(params_);
 }
 
 Tensor Arena::piece(const Tensor& block, const Item& item) const {

@@ -109,8 +109,10 @@ std::vector<nn::NamedTensor> Optimizer::parameters() {
   return out;
 }
 
-Optimizer::Views Optimizer::views_of(Group& group, Arena& arena, const Arena::Range& range) {
-  Views views{part(arena.params().mut(), range), part(arena.grads().view(), range), {}};
+Optimizer::Views Optimizer::views_of(Group& group, Arena& arena, const Arena::Range& range,
+                                     const View& low) {
+  Views views{part(arena.params().mut(), range), part(arena.grads().view(), range), {}, {}};
+  if (low) views.low = part(low, range);
   for (size_t i = 0; i < group.states; ++i)
     views.state[i] = part(arena.state_block(i).mut(), range);
   return views;
@@ -124,10 +126,14 @@ void Optimizer::step(double grad_scale) {
   const double scale = grad_scale * pending_scale_;
   for (size_t g = 0; g < groups_.size(); ++g) {
     for (Arena& arena : groups_[g].arenas) {
-      for (const Arena::Range& range : arena.ranges()) {
-        update(g, arena.device(), views_of(groups_[g], arena, range), range.steps, scale);
+      const std::span<const Arena::Range> ranges = arena.ranges();
+      if (ranges.empty()) continue;
+      const View low = arena.begin_update();
+      for (const Arena::Range& range : ranges) {
+        update(g, arena.device(), views_of(groups_[g], arena, range, low), range.steps, scale);
         arena.count_step(range);
       }
+      arena.end_update();
     }
   }
 }
