@@ -124,7 +124,7 @@ TEST(OptimKernels, AdamFollowsItsDefinition) {
         }
 }
 
-// Elements of an odd address and packets that are not full included.
+// Packets that are not full included.
 TEST(OptimKernels, LowPrecisionCopiesAreCastsOfTheNewWeights) {
   ThreadPool pool(1);
   for (Isa isa : rungs())

@@ -67,9 +67,8 @@ inline void expect_one_kernel_is_three(Device device) {
           const ResidualCase c{t, shape, p, form};
           const auto want = two_residuals(c, device, false), got = two_residuals(c, device, true);
           ASSERT_EQ(want.size(), got.size());
-          for (size_t i = 0; i < want.size(); ++i)
-            EXPECT_TRUE(want[i] == got[i]) << t << " " << shape << " p " << p << " form "
-                                           << static_cast<int>(form) << " tensor " << i;
+          SCOPED_TRACE(cat({t, " ", shape, " p ", p, " form ", static_cast<int>(form)}));
+          for (size_t i = 0; i < want.size(); ++i) EXPECT_TRUE(want[i] == got[i]) << "tensor " << i;
         }
 }
 
