@@ -34,6 +34,7 @@ Arena::Arena(std::vector<nn::NamedTensor> params) {
   size_ = size;
   parts_ = {{0, size, params_, grads_}};
   ranges_.reserve(items_.size());
+  if (dtype == DType::f32) low_ = std::make_unique<nn::LowPrecisionCopy>(params_);
 }
 
 void Arena::give_slots() {
@@ -99,6 +100,7 @@ void Arena::shard(std::span<const int64_t> offsets, int64_t size, std::vector<Pa
   }
   for (Item& item : items_) item.grad = {}, item.home = nullptr;
   params_ = grads_ = {};
+  low_.reset();  // it copies whole blocks
   sharded_ = true;
 }
 

@@ -4,10 +4,12 @@
 // ranges: one kernel call steps it, one pass takes its norm, and a bucket of a reducer is a range.
 #pragma once
 
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "pinion/nn/low_precision.h"
 #include "pinion/nn/module.h"
 
 namespace pinion::optim {
@@ -95,6 +97,12 @@ class Arena {
   void count_step();  // of every parameter that has a gradient
   void zero_grad();   // afterwards no parameter has a gradient
 
+  // Around what updates the parameters: see nn::LowPrecisionCopy. Empty unless they are f32.
+  View begin_update() { return low_ ? low_->begin() : View(); }
+  void end_update() {
+    if (low_) low_->end();
+  }
+
  private:
   struct State {
     std::string name;
@@ -113,6 +121,7 @@ class Arena {
   bool sharded_ = false;
   std::vector<State> states_;
   std::vector<Range> ranges_;
+  std::unique_ptr<nn::LowPrecisionCopy> low_;
 };
 
 }  // namespace pinion::optim

@@ -98,7 +98,10 @@ void Optimizer::capturable_step(double grad_scale) {
        [&](auto& ctx) { kernels::decide_step(ctx, stats_, scale, max_norm_, control_.mut()); });
   }
   for_arenas([&](size_t group, Arena& arena, const Arena::Range& range) {
-    update_controlled(group, device, views_of(groups_[group], arena, range), row(control_, at));
+    const View low = arena.begin_update();
+    update_controlled(group, device, views_of(groups_[group], arena, range, low),
+                      row(control_, at));
+    arena.end_update();
   });
   max_norm_ = kNoLimit;
   loss_scale_ = {};

@@ -114,10 +114,12 @@ std::vector<nn::NamedTensor> Optimizer::parameters() {
   return out;
 }
 
-Optimizer::Views Optimizer::views_of(Group& group, Arena& arena, const Arena::Range& range) {
+Optimizer::Views Optimizer::views_of(Group& group, Arena& arena, const Arena::Range& range,
+                                     const View& low) {
   Arena::Part& part = arena.parts()[range.part];
   const int64_t begin = range.begin - part.begin, count = range.end - range.begin;
-  Views views{piece(part.params.mut(), begin, count), gradients(arena, range), {}};
+  Views views{piece(part.params.mut(), begin, count), gradients(arena, range), {}, {}};
+  if (low) views.low = piece(low, range.begin, count);
   for (size_t i = 0; i < group.states; ++i)
     views.state[i] = piece(arena.state_block(i).mut(), part.state + begin, count);
   return views;
@@ -132,8 +134,13 @@ void Optimizer::step(double grad_scale) {
   const double scale = grad_scale * pending_scale_;
   for (size_t g = 0; g < groups_.size(); ++g) {
     for (Arena& arena : groups_[g].arenas) {
-      for (const Arena::Range& range : arena.ranges())
-        update(g, arena.device(), views_of(groups_[g], arena, range), range.steps, scale);
+      const std::span<const Arena::Range> ranges = arena.ranges();
+      if (!ranges.empty()) {
+        const View low = arena.begin_update();
+        for (const Arena::Range& range : ranges)
+          update(g, arena.device(), views_of(groups_[g], arena, range, low), range.steps, scale);
+        arena.end_update();
+      }
       arena.count_step();
     }
   }

@@ -114,6 +114,7 @@ class Optimizer {
     View w;
     ConstView dw;
     View state[3];  // empty beyond the blocks of the group
+    View low;       // where the new parameters go in 16 bits too; or empty
   };
   virtual void update(size_t group, Device device, const Views& views, int64_t steps,
                       double grad_scale) = 0;
@@ -139,7 +140,7 @@ class Optimizer {
   void check_numbers(const std::vector<nn::NamedTensor>& state) const;
   void take_state(const std::vector<StateSlice>& live, const std::vector<nn::NamedTensor>& slices);
   GradStats measure();
-  Views views_of(Group& group, Arena& arena, const Arena::Range& range);
+  Views views_of(Group& group, Arena& arena, const Arena::Range& range, const View& low);
   void capturable_step(double grad_scale);
   void write_lr(size_t group);
   std::vector<kernels::StepControl> control_numbers() const;  // waits for the device

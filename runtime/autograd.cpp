@@ -16,6 +16,13 @@ namespace {
 
 thread_local bool recording = true;
 thread_local uint64_t last_order = 0;
+
+// The node whose closure runs on this thread.
+struct Running {
+  static inline thread_local Node* node = nullptr;
+  explicit Running(Node* n) { node = n; }
+  ~Running() { node = nullptr; }
+};
 std::atomic<uint64_t> next_visit{0};
 
 void add_in_place(Tensor& sum, const Tensor& term) {
@@ -157,7 +164,10 @@ struct Engine {
   static void step(Node* node) {
     Tensors grads;
     const bool reached = node->dy_.defined();
-    if (reached) grads = node->run(node->dy_);
+    if (reached) {
+      const Running now(node);
+      grads = node->run(node->dy_);
+    }
     node->dy_ = {};
     node->forget();  // saved activations go as soon as they are spent
     PINION_CHECK(!reached || grads.size() == node->edge_count_, node->op_, ": expected ",
@@ -177,6 +187,13 @@ struct Engine {
         leaf_done(leaf);
       }
     }
+  }
+
+  static Tensor take(uint32_t i) {
+    PINION_CHECK(Running::node && i < Running::node->edge_count_,
+                 "take_gradient_so_far: expected an input of the running closure, got ", i);
+    Node* input = Running::node->edges()[i].node;
+    return input ? std::exchange(input->dy_, {}) : Tensor();
   }
 
   // Unfinished claims on slots must not outlive a failed pass.
@@ -244,6 +261,8 @@ Tensor gradient_for(const Tensor& x) {
   }
   return Tensor::like(x);
 }
+
+Tensor take_gradient_so_far(size_t i) { return Engine::take(static_cast<uint32_t>(i)); }
 
 void backward(const Tensor& y) {
   Node* root = Engine::node_of(y);
