@@ -29,6 +29,7 @@ namespace {
 
 std::vector<char*> pointers(std::vector<std::string>& strings) {
   std::vector<char*> out;
+  out.reserve(strings.size() + 1);
   for (std::string& s : strings) out.push_back(s.data());
   out.push_back(nullptr);
   return out;
@@ -103,7 +104,8 @@ Pipe::Pipe() {
 
 Process spawn(const SpawnRequest& request) {
   std::vector<std::string> arguments = request.argv, variables;
-  for (const auto& [name, value] : request.environment) variables.push_back(name + "=" + value);
+  for (const auto& [name, value] : request.environment)
+    variables.push_back(cat({name, "=", value}));
   const std::vector<char*> argv = pointers(arguments), environment = pointers(variables);
   cpu_set_t cpus;
   CPU_ZERO(&cpus);
@@ -169,7 +171,7 @@ namespace {
 
 }  // namespace
 
-Warden::Warden(std::string folder) {
+Warden::Warden(const std::string& folder) {
   Pipe pipe;
   pid_ = fork();
   if (pid_ < 0) system_error("fork");
@@ -223,7 +225,7 @@ void kill_children(pid_t except) {
 void remove_folder(const std::string& folder) noexcept {
   try {
     if (!exists(folder)) return;
-    for (const std::string& name : list_dir(folder)) remove_file(folder + "/" + name);
+    for (const std::string& name : list_dir(folder)) remove_file(cat({folder, "/", name}));
     remove_dir(folder);
   } catch (const std::exception&) {  // a litter of small files at worst
   }

@@ -61,7 +61,7 @@ void expect_running(Process& process, const std::string& program);
 class Warden {
  public:
   // Forks: call it before threads are started.
-  explicit Warden(std::string folder);
+  explicit Warden(const std::string& folder);
   ~Warden() { finish(); }
   Warden(const Warden&) = delete;
   Warden& operator=(const Warden&) = delete;
