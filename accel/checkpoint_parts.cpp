@@ -104,4 +104,15 @@ void RandomPart::load_state(const State& state) {
   set_random_state(next);
 }
 
+State TrackerPart::state() {
+  State out;
+  out.open = tracker_ == nullptr;
+  if (tracker_) out.put("position", tracker_->position());
+  return out;
+}
+
+void TrackerPart::load_state(const State& state) {
+  if (tracker_) tracker_->go_back(state.integer("position"));
+}
+
 }  // namespace pinion::accel

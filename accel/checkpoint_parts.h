@@ -7,6 +7,7 @@
 
 #include "pinion/accel/data_loader.h"
 #include "pinion/accel/state.h"
+#include "pinion/accel/tracker.h"
 #include "pinion/nn/module.h"
 #include "pinion/optim/grad_scaler.h"
 #include "pinion/optim/optimizer.h"
@@ -94,6 +95,20 @@ class LoaderPart final : public Checkpointable {
 
  private:
   Loader& loader_;
+};
+
+// How far a tracker has written. Null on ranks that have none.
+class TrackerPart final : public Checkpointable {
+ public:
+  explicit TrackerPart(Tracker* tracker) : tracker_(tracker) {}
+  State state() override;
+  void load_state(const State& state) override;
+  void start_fresh() override {
+    if (tracker_) tracker_->go_back(0);
+  }
+
+ private:
+  Tracker* tracker_;
 };
 
 // Anything else, by two functions.
