@@ -92,8 +92,10 @@ std::string new_path(const std::string& directory) {
   static std::atomic<int> count{0};
   const auto time = std::chrono::system_clock::now().time_since_epoch();
   const auto nanos = std::chrono::duration_cast<std::chrono::nanoseconds>(time).count();
-  return fmt::format("{}/events.out.tfevents.{:010d}.{}.{}.{}.{}", directory, nanos / 1'000'000'000,
-                     host, getpid(), nanos % 1'000'000'000, count.fetch_add(1));
+  // TensorBoard reads the files of a run in the order of their names.
+  return fmt::format("{}/events.out.tfevents.{:010d}.{:09d}.{}.{}.{}", directory,
+                     nanos / 1'000'000'000, nanos % 1'000'000'000, host, getpid(),
+                     count.fetch_add(1));
 }
 
 int64_t whole(const Value& value) {
