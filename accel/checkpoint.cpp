@@ -92,6 +92,7 @@ struct Checkpoints::Impl {
     int64_t step = 0;
     bool best = false;
     std::string directory;
+    bool renamed = false;  // it is in its place
     std::vector<PartSnapshot> parts;
     std::string report;  // files_and_tensors_text()
     std::exception_ptr error;
@@ -138,8 +139,9 @@ struct Checkpoints::Impl {
   }
 
   // Of rank 0. What cannot be removed now is tried again by the next save.
-  void publish_and_rotate(const Job& work, const std::vector<std::string>& reports) {
-    publish(work.directory, step_directory(options.root, work.step), manifest_of(work, reports));
+  void publish_and_rotate(Job& work, const std::vector<std::string>& reports) {
+    publish(work.directory, step_directory(options.root, work.step), manifest_of(work, reports),
+            work.renamed);
     try {
       if (exists(work.directory)) rotation->discard(work.directory, work.step);
       rotation->run(work.step, work.best);
@@ -148,8 +150,10 @@ struct Checkpoints::Impl {
     }
   }
 
+  // Once renamed, the directory is the one that was replaced: it stays until a later save, since
+  // who knows whether the new one is durable.
   void abandon(const Job& work) const noexcept {
-    if (ranks.rank() != 0) return;
+    if (ranks.rank() != 0 || work.renamed) return;
     try {
       remove_tree(work.directory);
     } catch (const Error&) {  // the error that brought us here is the one to report

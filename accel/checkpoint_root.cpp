@@ -25,9 +25,17 @@ std::string holder(const std::string& path) {
   }
 }
 
+// Makes the directory with its parents, and their names durable.
+void make_root(const std::string& root) {
+  std::vector<std::string> missing;
+  for (std::string path = root; !exists(path); path = parent_dir(path)) missing.push_back(path);
+  make_dirs(root);
+  for (const std::string& path : missing) sync_dir(parent_dir(path));
+}
+
 File take_lock(const std::string& root) {
   PINION_REQUIRE(config, !root.empty(), "checkpoint: expected a directory, got an empty name");
-  make_dirs(root);
+  make_root(root);
   const std::string path = root + "/.lock";
   File file(path, OpenMode::append);
   PINION_REQUIRE(checkpoint, file.try_lock(), "checkpoint: directory ", pinion::quoted(root),

@@ -30,7 +30,7 @@ class RootLock {
   File file_;
 };
 
-// Removes what was left half written or half removed. The caller holds the lock, and writes nothing.
+// Removes what was left half written or half removed. The caller holds the lock and is not writing.
 void clean_root(const std::string& root);
 
 // Decides which checkpoints stay, and removes the others.

@@ -128,13 +128,15 @@ Manifest write_rank_files(const std::string& directory, int rank,
   return written;
 }
 
-void publish(const std::string& directory, const std::string& place, const Manifest& manifest) {
+void publish(const std::string& directory, const std::string& place, const Manifest& manifest,
+             bool& renamed) {
   SummedFile file(directory, kManifestName);
   file.write(manifest.text());
   file.finish();
   sync_dir(directory);
   const RenameRule rule = exists(place) ? RenameRule::exchange : RenameRule::no_replace;
   rename_file(directory, place, rule);
+  renamed = true;
   sync_dir(parent_dir(place));
 }
 

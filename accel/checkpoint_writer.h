@@ -21,7 +21,9 @@ Manifest write_rank_files(const std::string& directory, int rank,
                           const std::vector<PartSnapshot>& parts);
 
 // Of rank 0, when all files are there: writes the manifest, makes the directory durable and renames
-// it to `place`; what was there moves to `directory`. On return it is durable.
-void publish(const std::string& directory, const std::string& place, const Manifest& manifest);
+// it to `place`; what was there moves to `directory`. On return it is durable. `renamed` says,
+// after an error too, whether it is in its place.
+void publish(const std::string& directory, const std::string& place, const Manifest& manifest,
+             bool& renamed);
 
 }  // namespace pinion::accel
