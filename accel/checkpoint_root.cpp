@@ -73,7 +73,7 @@ std::vector<int64_t> checkpoint_steps(const std::string& root) {
 
 void remove_tree(const std::string& directory) {
   if (!exists(directory)) return;
-  for (const std::string& name : list_dir(directory)) remove_file(directory + "/" + name);
+  for (const std::string& name : list_dir(directory)) remove_file(cat({directory, "/", name}));
   remove_dir(directory);
 }
 
@@ -81,7 +81,8 @@ RootLock::RootLock(const std::string& root) : file_(take_lock(root)) {}
 
 void clean_root(const std::string& root) {
   for (const std::string& name : list_dir(root))
-    if (name.starts_with(".tmp-") || name.starts_with(".trash-")) remove_tree(root + "/" + name);
+    if (name.starts_with(".tmp-") || name.starts_with(".trash-"))
+      remove_tree(cat({root, "/", name}));
 }
 
 const Rotation::Known& Rotation::known(int64_t step) {

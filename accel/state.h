@@ -38,9 +38,11 @@ struct State {
   // gradients in the middle of an accumulation.
   bool open = false;
 
-  void put(std::string name, Tensor tensor) { tensors.push_back({std::move(name), tensor, {}}); }
+  void put(std::string name, Tensor tensor) {
+    tensors.push_back({std::move(name), std::move(tensor), {}});
+  }
   void put(std::string name, Tensor piece, Slice slice) {
-    tensors.push_back({std::move(name), piece, slice});
+    tensors.push_back({std::move(name), std::move(piece), slice});
   }
   template <class T>
   requires std::is_arithmetic_v<T>
