@@ -79,12 +79,15 @@ struct Rank {
                       own = !s.values.empty();
                       EXPECT_EQ(own ? s.integer("rank") : rank, rank);
                     }};
-  FunctionPart same{[] {
+  Tensor live = Tensor::full({3}, 2);
+  FunctionPart same{[this] {
                       State s;
-                      s.put("weight", Tensor::full({3}, 2));
+                      s.put("weight", live);
                       return s;
                     },
-                    [](const State& s) { EXPECT_EQ(s.tensor("weight").numel(), 3); }};
+                    [](const State& s) {
+                      EXPECT_EQ(s.tensor("weight").values<float>(), std::vector<float>(3, 2));
+                    }};
   void add_to(Checkpoints& c) {
     c.add("model", same, {.weights = true});
     c.add("optimizer", sharded, {.placement = Placement::sharded});
@@ -213,8 +216,10 @@ TEST(CheckpointRanks, SavesInTheBackgroundWhatWasThereWhenAsked) {
       rank.add_to(checkpoints);
       for (int64_t step = 1; step <= 6; ++step) {
         rank.base = static_cast<double>(step * 100);
+        rank.live.copy_(Tensor::full({3}, 2));
         checkpoints.save(step);  // while the one before is under way
         rank.base = -1;
+        rank.live.copy_(Tensor::full({3}, -1));
       }
       while (!checkpoints.poll()) std::this_thread::yield();
       EXPECT_EQ(checkpoints.last_step(), 6);
