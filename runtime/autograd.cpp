@@ -5,6 +5,7 @@
 #include <atomic>
 
 #include "pinion/kernels/kernels.h"
+#include "pinion/runtime/op_watch.h"
 #include "pinion/runtime/tensor_impl.h"
 
 namespace pinion {
@@ -74,6 +75,8 @@ Node::Node(const char* op, size_t bytes, Inputs inputs)
     : op_(op),
       bytes_(static_cast<uint32_t>(bytes)),
       edge_count_(static_cast<uint32_t>(inputs.size())) {
+  if (OpWatch* const watch = op_watch.load(std::memory_order_acquire)) [[unlikely]]
+    watch->forward_done(op);
   if (edge_count_ > kInlineEdges) more_ = new Edge[edge_count_];
   Edge* edge = edges();
   for (const Tensor* x : inputs) {
@@ -165,8 +168,15 @@ struct Engine {
     Tensors grads;
     const bool reached = node->dy_.defined();
     if (reached) {
-      const Running now(node);
-      grads = node->run(node->dy_);
+      OpWatch* const watch = op_watch.load(std::memory_order_acquire);
+      if (watch) [[unlikely]]
+        watch->backward_begins(node->op_);
+      {
+        const Running now(node);
+        grads = node->run(node->dy_);
+      }
+      if (watch) [[unlikely]]
+        watch->backward_ends(node->op_);
     }
     node->dy_ = {};
     node->forget();  // saved activations go as soon as they are spent
