@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an Accelerator is asked for, by its program and by whoever launched it.
+//
+// A program's options are defaults. What a launcher was told, by a flag or in a configuration file,
+// arrives in the environment and wins, so that `launch --mixed_precision bf16` means what it says
+// for every program. One exception keeps foreign launchers harmless: they always export
+// ACCELERATE_MIXED_PRECISION=no, asked or not; that value yields to the program's unless the
+// launcher is Pinion's own, which exports only what was said.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "pinion/dist/world.h"
+#include "pinion/nn/amp.h"
+#include "pinion/optim/grad_scaler.h"
+
+namespace pinion::accel {
+
+enum class TrackerKind : uint8_t { jsonl, csv, tensorboard };
+
+// What one call of scheduler.step() counts: one optimizer update, or with `accelerate` as many as
+// there are ranks (unless batches are split), as Accelerate does: for schedules that were made for
+// that.
+enum class SchedulerCompat : uint8_t { updates, accelerate };
+
+struct AcceleratorOptions {
+  std::optional<nn::Precision> mixed_precision{};        // no
+  std::optional<int64_t> gradient_accumulation_steps{};  // 1
+  bool cpu = false;                                      // even where there is a GPU
+  std::string project_dir{};   // of checkpoints and, unless logging_dir is set, of logs
+  std::string logging_dir{};
+  std::vector<TrackerKind> log_with{};
+  bool split_batches = false;  // see accel/shard.h
+  bool even_batches = true;
+  bool sync_with_dataloader = true;  // the end of a loader ends an accumulation window
+  bool step_scheduler_with_optimizer = true;  // false: scheduler.step() always counts one
+  SchedulerCompat scheduler_compat = SchedulerCompat::updates;
+  optim::GradScalerOptions scaler{};     // of fp16; `enabled` is decided by the precision
+  dist::ProcessGroup* group = nullptr;   // instead of the environment's: for ranks that are threads
+};
+
+// Options and environment joined.
+struct Settings {
+  nn::Precision mixed_precision = nn::Precision::no;
+  int64_t gradient_accumulation_steps = 1;
+  double gradient_clipping = 0;  // max_norm of every step that nobody clipped; 0: none
+  int zero_stage = 0;            // of ACCELERATE_USE_DEEPSPEED or ACCELERATE_USE_FSDP
+  bool cpu = false;
+  std::string device;  // "": cuda where there is one
+};
+
+// The value of an environment variable, null when it is not set.
+using Lookup = std::function<const char*(const char* name)>;
+// Throws Error (config) that names the variable.
+Settings resolve(const AcceleratorOptions& options, const std::string& launcher,
+                 const Lookup& lookup);
+// The device of a rank: one GPU a rank of a host, else the CPU. Throws Error (config) when there
+// are fewer GPUs than ranks here.
+Device device_for(const Settings& settings, const dist::World& world, int gpus);
+
+}  // namespace pinion::accel
