@@ -16,9 +16,8 @@ namespace {
 Tensor padded_to(const Tensor& x, int64_t size, const PadOptions& options) {
   if (x.size(options.dim) == size) return x;
   const NoGrad no_grad;
-  const Tensor padding =
-      Tensor::full(x.shape().with(options.dim, size - x.size(options.dim)), options.value,
-                   x.dtype(), x.device());
+  const Tensor padding = Tensor::full(x.shape().with(options.dim, size - x.size(options.dim)),
+                                      options.value, x.dtype(), x.device());
   return options.first ? nn::concat({padding, x.detach()}, options.dim)
                        : nn::concat({x.detach(), padding}, options.dim);
 }
@@ -56,13 +55,11 @@ Tensor reduce(dist::ProcessGroup& group, const Tensor& x, dist::ReduceOp op, dou
                "reduce: expected a floating tensor to scale, got ", x.dtype());
   Tensor y = x.clone();
   if (group.size() > 1) group.all_reduce(y, op).wait();
-  if (scale != 1)
-    on(y.device(), [&](auto& ctx) { kernels::affine(ctx, y, scale, 0, y.mut()); });
+  if (scale != 1) on(y.device(), [&](auto& ctx) { kernels::affine(ctx, y, scale, 0, y.mut()); });
   return y;
 }
 
-Tensor pad_across_processes(dist::ProcessGroup& group, const Tensor& x,
-                            const PadOptions& options) {
+Tensor pad_across_processes(dist::ProcessGroup& group, const Tensor& x, const PadOptions& options) {
   PINION_CHECK(x.defined() && options.dim >= 0 && options.dim < x.rank(),
                "pad_across_processes: expected a tensor with a dimension ", options.dim);
   int64_t longest = 0;
@@ -88,8 +85,7 @@ std::vector<std::string> gather_text(dist::ProcessGroup& group, Device device,
   for (const auto& of : sizes) longest = std::max(longest, of[0]);
   std::vector<uint8_t> bytes(mine.begin(), mine.end());
   bytes.resize(static_cast<size_t>(longest));
-  const auto all =
-      gather(group, Tensor::of(bytes, {longest}).to(device)).to({}).values<uint8_t>();
+  const auto all = gather(group, Tensor::of(bytes, {longest}).to(device)).to({}).values<uint8_t>();
   std::vector<std::string> out;
   for (size_t r = 0; r < sizes.size(); ++r) {
     const auto at = all.begin() + static_cast<std::ptrdiff_t>(r) * longest;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads the variables that Pinion's launcher and Accelerate's set for the processes they start.
-#include "pinion/accel/settings.h"
+#include "pinion/accel/run_settings.h"
 
 #include <algorithm>
 #include <charconv>
@@ -95,14 +95,13 @@ double clipping(const Environment& env) {
 
 }  // namespace
 
-Settings resolve(const AcceleratorOptions& options, const std::string& launcher,
-                 const Lookup& lookup) {
+RunSettings resolve(const AcceleratorOptions& options, const std::string& launcher,
+                    const Lookup& lookup) {
   const Environment env(lookup);
-  Settings s;
+  RunSettings s;
   s.mixed_precision = precision_of(env, options, launcher);
-  s.gradient_accumulation_steps =
-      env.number<int64_t>("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", 1)
-          .value_or(options.gradient_accumulation_steps.value_or(1));
+  s.gradient_accumulation_steps = env.number<int64_t>("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", 1)
+                                      .value_or(options.gradient_accumulation_steps.value_or(1));
   PINION_CHECK(s.gradient_accumulation_steps >= 1,
                "Accelerator: expected gradient_accumulation_steps of at least 1, got ",
                s.gradient_accumulation_steps);
@@ -113,7 +112,7 @@ Settings resolve(const AcceleratorOptions& options, const std::string& launcher,
   return s;
 }
 
-Device device_for(const Settings& settings, const dist::World& world, int gpus) {
+Device device_for(const RunSettings& settings, const dist::World& world, int gpus) {
   if (settings.cpu) return {};
   if (!settings.device.empty()) {
     try {

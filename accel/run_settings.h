@@ -30,20 +30,20 @@ struct AcceleratorOptions {
   std::optional<nn::Precision> mixed_precision{};        // no
   std::optional<int64_t> gradient_accumulation_steps{};  // 1
   bool cpu = false;                                      // even where there is a GPU
-  std::string project_dir{};   // of checkpoints and, unless logging_dir is set, of logs
+  std::string project_dir{};  // of checkpoints and, unless logging_dir is set, of logs
   std::string logging_dir{};
   std::vector<TrackerKind> log_with{};
   bool split_batches = false;  // see accel/shard.h
   bool even_batches = true;
-  bool sync_with_dataloader = true;  // the end of a loader ends an accumulation window
+  bool sync_with_dataloader = true;           // the end of a loader ends an accumulation window
   bool step_scheduler_with_optimizer = true;  // false: scheduler.step() always counts one
   SchedulerCompat scheduler_compat = SchedulerCompat::updates;
-  optim::GradScalerOptions scaler{};     // of fp16; `enabled` is decided by the precision
-  dist::ProcessGroup* group = nullptr;   // instead of the environment's: for ranks that are threads
+  optim::GradScalerOptions scaler{};    // of fp16; `enabled` is decided by the precision
+  dist::ProcessGroup* group = nullptr;  // instead of the environment's: for ranks that are threads
 };
 
 // Options and environment joined.
-struct Settings {
+struct RunSettings {
   nn::Precision mixed_precision = nn::Precision::no;
   int64_t gradient_accumulation_steps = 1;
   double gradient_clipping = 0;  // max_norm of every step that nobody clipped; 0: none
@@ -55,10 +55,10 @@ struct Settings {
 // The value of an environment variable, null when it is not set.
 using Lookup = std::function<const char*(const char* name)>;
 // Throws Error (config) that names the variable.
-Settings resolve(const AcceleratorOptions& options, const std::string& launcher,
-                 const Lookup& lookup);
+RunSettings resolve(const AcceleratorOptions& options, const std::string& launcher,
+                    const Lookup& lookup);
 // The device of a rank: one GPU a rank of a host, else the CPU. Throws Error (config) when there
 // are fewer GPUs than ranks here.
-Device device_for(const Settings& settings, const dist::World& world, int gpus);
+Device device_for(const RunSettings& settings, const dist::World& world, int gpus);
 
 }  // namespace pinion::accel
