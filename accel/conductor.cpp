@@ -229,14 +229,18 @@ void Conductor::step(Optimizer& o) {
   if (gradient_clipping_ > 0 && !o.clipped) clip_norm({&o}, gradient_clipping_);
   o.skipped = !scaler_.step(*o.optimizer);
   o.unscaled = o.clipped = false;
+  o.stepped = true;
   scaler_due_ = scaler_.enabled();
   window_done_ = window_.is_open();
 }
 
 void Conductor::zero_grad(Optimizer& o) {
-  // A loop may also begin with zero_grad(): what the window has gathered so far is still wanted.
-  const bool begins = window_.is_open() && !window_done_ && !window_.backward_done();
-  if (!sync_gradients || begins) return;
+  // A loop may begin or end with zero_grad(). Gradients that were stepped on go; of others, those
+  // of a window that is complete, as a loop wants that looks at them and gives them up.
+  const bool incomplete =
+      !sync_gradients || (window_.is_open() && !window_done_ && !window_.backward_done());
+  if (!o.stepped && incomplete) return;
+  o.stepped = false;
   o.optimizer->zero_grad();
   if (o.unscaled) scaler_due_ = true;  // these gradients will not be stepped on
   o.unscaled = o.clipped = false;

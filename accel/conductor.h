@@ -22,6 +22,7 @@ class Conductor {
   struct Optimizer {
     optim::Optimizer* optimizer;
     bool skipped = false;    // its last step met an infinity
+    bool stepped = false;    // since zero_grad()
     bool corrected = false;  // Window::correction() is in its gradients
     bool unscaled = false, clipped = false;
   };
