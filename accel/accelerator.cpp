@@ -33,14 +33,13 @@ std::shared_ptr<Accelerator::Joined> Accelerator::Joined::make(const Accelerator
     joined->group = options.group;
     joined->world.rank = joined->world.local_rank = options.group->rank();
     joined->world.size = joined->world.local_size = options.group->size();
-    joined->settings = resolve(options, "none", [](const char*) { return nullptr; });
+    joined->settings = resolve(options, [](const char*) { return nullptr; });
     joined->settings.cpu = true;
     return joined;
   }
   joined->world = dist::world_from_environment();
   set_log_rank(joined->world.rank, joined->world.size);
-  joined->settings =
-      resolve(options, joined->world.launcher, [](const char* name) { return std::getenv(name); });
+  joined->settings = resolve(options, [](const char* name) { return std::getenv(name); });
   joined->device = device_for(joined->settings, joined->world, cuda_device_count());
   joined->owned = dist::init_process_group(joined->world, joined->device);
   joined->group = joined->owned.get();
@@ -95,6 +94,7 @@ void Accelerator::check_place(optim::Optimizer& optimizer) const {
 }
 
 void Accelerator::free_memory() {
+  kept_.reset();
   conductor_->forget();
   trim(device());
 }

@@ -24,6 +24,7 @@
 #include <tuple>
 #include <vector>
 
+#include "pinion/accel/checkpoint.h"
 #include "pinion/accel/executable_batch_size.h"
 #include "pinion/accel/gather.h"
 #include "pinion/accel/prepared.h"
@@ -80,6 +81,7 @@ class Accelerator {
   // copied, and must outlive the Accelerator. A handle comes back as it is.
   template <class... T>
   auto prepare(T&&... objects) {
+    kept_.reset();
     (check_place(objects), ...);
     if constexpr (sizeof...(T) == 1)
       return wrap(objects...);
@@ -233,6 +235,19 @@ class Accelerator {
     save_model_of(*model, directory);
   }
 
+  // --- the whole run: everything prepared, random numbers, positions, micro-batches [all] ---
+  // A checkpoint of after the last optimizer update, in a directory of its own under `root` (that
+  // of options().checkpoints unless it is given; accel/checkpoint.h says how); returns its path.
+  // prepare() comes first. A run that loads one and goes on is bit by bit the run that did not
+  // stop.
+  std::string save_state(const std::string& root = {}, bool best = false);
+  // Loads this checkpoint, or the newest good one under this root. Error (checkpoint) for none.
+  void load_state(const std::string& path = {});
+  bool resume_state(const std::string& root = {});  // false, with nothing changed, for none
+  // `object` goes into every checkpoint from now on; it must outlive the Accelerator.
+  void register_for_checkpointing(Checkpointable& object);
+  int64_t optimizer_updates() const { return conductor_->updates(); }  // of the first one prepared
+
   // --- trackers: files under logging_dir/run_name, written by the main process ---
   // `config` is kept beside them. Which kinds: AcceleratorOptions::log_with.
   void init_trackers(const std::string& run_name, std::span<const Field> config = {},
@@ -243,7 +258,10 @@ class Accelerator {
 
  private:
   struct Joined;
+  struct Kept;
 
+  Checkpoints& checkpoints_at(const std::string& root);
+  std::string checkpoint_root() const;
   void check_place(optim::Optimizer& optimizer) const;
   template <class T>
   void check_place(T&) const {}
@@ -285,6 +303,8 @@ class Accelerator {
   AcceleratorOptions options_;
   std::shared_ptr<Joined> joined_;
   std::unique_ptr<Conductor> conductor_;
+  std::vector<Checkpointable*> registered_;
+  std::shared_ptr<Kept> kept_;  // made by the first save or load
   bool triggered_ = false;
   std::map<TrackerKind, std::unique_ptr<Tracker>> trackers_;
 };

@@ -38,8 +38,13 @@ Conductor::Conductor(dist::ProcessGroup& group, const AcceleratorOptions& option
       step_with_optimizer_(options.step_scheduler_with_optimizer),
       compat_(options.scheduler_compat),
       gradient_clipping_(settings.gradient_clipping),
-      sync_(group),
-      scaler_(scaler_options(options, settings.mixed_precision)) {}
+      sync_(group, options.ddp, options.broadcast_buffers),
+      scaler_(scaler_options(options, settings.mixed_precision)),
+      window_(group.size()) {
+  PINION_REQUIRE(config, settings.zero_stage == 0,
+                 "Accelerator: expected ZeRO stage 0, which is all it has now, got ",
+                 settings.zero_stage);
+}
 
 // --- what was prepared ---
 
@@ -148,7 +153,7 @@ Window::Weight Conductor::weight_of_batch() const {
 double Conductor::factor_in_window(std::optional<double> given) {
   if (!window_.is_open()) {
     settle_scaler();
-    window_.open(accumulation_steps, group_.size());
+    window_.open(accumulation_steps);
     weights_given_ = false;
     for (const auto& o : optimizers_) o->corrected = o->unscaled = o->clipped = false;
   }
@@ -230,6 +235,7 @@ void Conductor::step(Optimizer& o) {
   o.skipped = !scaler_.step(*o.optimizer);
   o.unscaled = o.clipped = false;
   o.stepped = true;
+  if (&o == optimizers_.front().get()) ++updates_;
   scaler_due_ = scaler_.enabled();
   window_done_ = window_.is_open();
 }
@@ -257,6 +263,43 @@ void Conductor::step(optim::Scheduler& scheduler) {
 bool Conductor::any_skipped() const {
   return std::any_of(optimizers_.begin(), optimizers_.end(),
                      [](const auto& o) { return o->skipped; });
+}
+
+State Conductor::progress() const {
+  State out;
+  out.put("updates", updates_);
+  out.put("micro_step", micro_step);
+  out.put("given_unit", given_unit_);
+  return out;
+}
+
+void Conductor::set_progress(const State& state) {
+  updates_ = state.integer("updates");
+  micro_step = state.integer("micro_step");
+  given_unit_ = state.real("given_unit");
+  window_.close();
+  window_done_ = scaler_due_ = false;
+  sync_gradients = true;
+}
+
+State Conductor::window_state() const {
+  State out;
+  out.open = true;
+  const Window::State& w = window_.state();
+  if (w.steps == 0 || window_done_) return out;
+  out.put("steps", w.steps);
+  out.put("unit", w.unit);
+  out.put("mine", w.mine);
+  out.put("everyone", w.everyone);
+  out.put("weights_given", weights_given_);
+  return out;
+}
+
+void Conductor::set_window_state(const State& state) {
+  if (state.values.empty()) return;
+  window_.restore(
+      {state.integer("steps"), state.real("unit"), state.real("mine"), state.real("everyone")});
+  weights_given_ = state.boolean("weights_given");
 }
 
 void Conductor::settle_scaler() {

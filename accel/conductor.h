@@ -11,6 +11,7 @@
 #include "pinion/accel/data_loader.h"
 #include "pinion/accel/gradient_sync.h"
 #include "pinion/accel/run_settings.h"
+#include "pinion/accel/state.h"
 #include "pinion/accel/window.h"
 #include "pinion/optim/schedule.h"
 
@@ -46,6 +47,7 @@ class Conductor {
   bool even_batches() const { return even_batches_; }
 
   // --- the step ---
+  void before_forward(nn::Module& module) { sync_.before_forward(module, sync_gradients); }
   void begin_micro_batch();  // accumulate(): what follows, until end_micro_batch(), is weighed
   void end_micro_batch() { guarded_ = false; }
   void backward(const Tensor& loss, std::optional<double> weight);
@@ -66,7 +68,13 @@ class Conductor {
   const std::vector<nn::Module*>& models() const { return models_; }
   const std::vector<optim::Scheduler*>& schedulers() const { return schedulers_; }
   const std::vector<BatchFeed*>& feeds() const { return feeds_; }
-  const Window& window() const { return window_; }
+  int64_t updates() const { return updates_; }  // steps of the first optimizer
+
+  // For checkpoints: what is the same on all ranks, and what this rank has in the window under way.
+  State progress() const;
+  void set_progress(const State& state);  // loaded before the window's
+  State window_state() const;
+  void set_window_state(const State& state);
 
   bool sync_gradients = true;  // the micro-batch under way ends its window
   bool no_sync = false;        // backward keeps its gradients to this rank
@@ -95,7 +103,8 @@ class Conductor {
   Window window_;
   bool guarded_ = false;      // inside accumulate()
   bool window_done_ = false;  // an optimizer has stepped on it, or given its gradients up
-  double given_unit_ = 0;     // the unit of weights that backward() is given
+  int64_t updates_ = 0;
+  double given_unit_ = 0;  // the unit of weights that backward() is given
   bool weights_given_ = false;
   std::vector<nn::Module*> models_;
   std::vector<std::unique_ptr<Optimizer>> optimizers_;

@@ -4,9 +4,10 @@
 // gradients. The seam between Accelerator and data parallelism.
 #pragma once
 
+#include <memory>
 #include <vector>
 
-#include "pinion/dist/process_group.h"
+#include "pinion/dist/reducer.h"
 #include "pinion/nn/module.h"
 #include "pinion/optim/optimizer.h"
 
@@ -14,22 +15,31 @@ namespace pinion::accel {
 
 class GradientSync {
  public:
-  explicit GradientSync(dist::ProcessGroup& group) : group_(group) {}
+  GradientSync(dist::ProcessGroup& group, const dist::ReducerOptions& options,
+               bool broadcast_buffers);
 
   void add(nn::Module& module);  // takes over rank 0's parameters and buffers
   void add(optim::Optimizer& optimizer);
-  void forget() { arenas_.clear(); }
+  void forget();
 
+  // Makes the buffers of a model (running statistics) rank 0's, if it trains and the step is one
+  // where ranks meet.
+  void before_forward(nn::Module& module, bool sync);
   // backward(loss), then the mean over the ranks of what it and earlier ones left, unless !sync.
-  // A parameter that no rank used has no gradient afterwards; one that some rank used has one on
-  // every rank.
   void backward(const Tensor& loss, bool sync);
 
  private:
-  void average(optim::Arena& arena);
+  struct Model {
+    nn::Module* module;
+    std::vector<Tensor> buffers;  // blocks, one per dtype, that its buffers are pieces of
+  };
 
-  dist::ProcessGroup& group_;
-  std::vector<optim::Arena*> arenas_;
+  std::shared_ptr<dist::ProcessGroup> group_;
+  dist::ReducerOptions options_;
+  bool broadcast_buffers_;
+  std::vector<Model> models_;
+  std::vector<optim::Optimizer*> optimizers_;
+  std::unique_ptr<dist::Reducer> reducer_;  // made by the first backward
 };
 
 }  // namespace pinion::accel

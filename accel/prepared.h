@@ -19,6 +19,7 @@ class AcceleratedModel {
 
   template <class... A>
   auto operator()(A&&... arguments) const {
+    conductor_->before_forward(*module_);
     const nn::Autocast autocast(conductor_->precision());
     return in_f32((*module_)(std::forward<A>(arguments)...));
   }

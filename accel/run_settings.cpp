@@ -57,13 +57,11 @@ class Environment {
   const Lookup& lookup_;
 };
 
-nn::Precision precision_of(const Environment& env, const AcceleratorOptions& options,
-                           const std::string& launcher) {
+nn::Precision precision_of(const Environment& env, const AcceleratorOptions& options) {
   constexpr const char* kName = "ACCELERATE_MIXED_PRECISION";
   const auto said = env.text(kName);
   const nn::Precision own = options.mixed_precision.value_or(nn::Precision::no);
-  if (!said || (*said == "no" && launcher != "pinion")) return own;
-  if (*said == "no") return nn::Precision::no;
+  if (!said || *said == "no") return own;
   if (*said == "bf16") return nn::Precision::bf16;
   if (*said == "fp16") return nn::Precision::fp16;
   Environment::refuse(kName, "no, bf16 or fp16", *said);
@@ -95,11 +93,10 @@ double clipping(const Environment& env) {
 
 }  // namespace
 
-RunSettings resolve(const AcceleratorOptions& options, const std::string& launcher,
-                    const Lookup& lookup) {
+RunSettings resolve(const AcceleratorOptions& options, const Lookup& lookup) {
   const Environment env(lookup);
   RunSettings s;
-  s.mixed_precision = precision_of(env, options, launcher);
+  s.mixed_precision = precision_of(env, options);
   s.gradient_accumulation_steps = env.number<int64_t>("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", 1)
                                       .value_or(options.gradient_accumulation_steps.value_or(1));
   PINION_CHECK(s.gradient_accumulation_steps >= 1,

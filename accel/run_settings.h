@@ -3,9 +3,7 @@
 //
 // A program's options are defaults. What a launcher was told, by a flag or in a configuration file,
 // arrives in the environment and wins, so that `launch --mixed_precision bf16` means what it says
-// for every program. One exception keeps foreign launchers harmless: they always export
-// ACCELERATE_MIXED_PRECISION=no, asked or not; that value yields to the program's unless the
-// launcher is Pinion's own, which exports only what was said.
+// for every program. ACCELERATE_MIXED_PRECISION=no yields: launchers export it unasked.
 #pragma once
 
 #include <functional>
@@ -13,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "pinion/accel/checkpoint.h"
+#include "pinion/dist/reducer.h"
 #include "pinion/dist/world.h"
 #include "pinion/nn/amp.h"
 #include "pinion/optim/grad_scaler.h"
@@ -39,6 +39,9 @@ struct AcceleratorOptions {
   bool step_scheduler_with_optimizer = true;  // false: scheduler.step() always counts one
   SchedulerCompat scheduler_compat = SchedulerCompat::updates;
   optim::GradScalerOptions scaler{};    // of fp16; `enabled` is decided by the precision
+  dist::ReducerOptions ddp{};           // buckets, unused parameters, compression of gradients
+  bool broadcast_buffers = true;        // rank 0's, before each forward that is trained on
+  CheckpointOptions checkpoints{};      // root: project_dir/checkpoints unless it is set
   dist::ProcessGroup* group = nullptr;  // instead of the environment's: for ranks that are threads
 };
 
@@ -55,8 +58,7 @@ struct RunSettings {
 // The value of an environment variable, null when it is not set.
 using Lookup = std::function<const char*(const char* name)>;
 // Throws Error (config) that names the variable.
-RunSettings resolve(const AcceleratorOptions& options, const std::string& launcher,
-                    const Lookup& lookup);
+RunSettings resolve(const AcceleratorOptions& options, const Lookup& lookup);
 // The device of a rank: one GPU a rank of a host, else the CPU. Throws Error (config) when there
 // are fewer GPUs than ranks here.
 Device device_for(const RunSettings& settings, const dist::World& world, int gpus);

@@ -20,30 +20,39 @@ class Window {
     double unit = 1;      // of a full micro-batch: equal on every rank, and within a window
   };
 
-  // Opens a window of `steps` micro-batches on `ranks` ranks unless one is open.
-  void open(int64_t steps, int ranks);
+  explicit Window(int ranks) : ranks_(ranks) {}
+
+  // Opens a window of `steps` micro-batches.
+  void open(int64_t steps) { close(), now_.steps = steps; }
   // The next micro-batch of the open window; a window without one starts at the first backward.
   void next_micro_batch();
   // The weight of the micro-batch under way, given at its first backward; a later backward of it
   // must have the same. Returns the factor of the loss.
   double weigh(const Weight& weight);
   // The sum of the weights over the ranks, where only each knows its own.
-  void set_everyone(double everyone) { everyone_ = everyone; }
-  double mine() const { return mine_; }
+  void set_everyone(double everyone) { now_.everyone = everyone; }
+  double mine() const { return now_.mine; }
   // What the averaged gradients still have to be multiplied by.
   double correction() const;
-  void close() { *this = {}; }
+  void close() { *this = Window(ranks_); }
 
-  bool is_open() const { return steps_ > 0; }
+  bool is_open() const { return now_.steps > 0; }
   bool backward_done() const { return weighed_; }  // in the micro-batch under way
-  int64_t micro_batches() const { return micro_batches_; }
+
+  // Between micro-batches this is all there is to save.
+  struct State {
+    int64_t steps = 0;              // 0: no window is open
+    double unit = 0;                // 0: no micro-batch was weighed yet
+    double mine = 0, everyone = 0;  // sums of weights so far
+  };
+  const State& state() const { return now_; }
+  void restore(const State& state) { close(), now_ = state; }
 
  private:
-  int64_t steps_ = 0;
+  State now_;
   int ranks_ = 1;
-  int64_t micro_batches_ = 0;
   bool weighed_ = false;
-  double current_ = 0, unit_ = 0, mine_ = 0, everyone_ = 0;
+  double current_ = 0;  // the weight of the micro-batch under way
 };
 
 }  // namespace pinion::accel

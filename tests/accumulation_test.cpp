@@ -178,7 +178,7 @@ TEST(Accumulation, OutsideItBackwardsAddUp) {
 
 TEST(Accumulation, AParameterThatOneRankUsesIsSteppedByAll) {
   on_ranks(2, [](dist::ProcessGroup& group) {
-    Accelerator accelerator({.group = &group});
+    Accelerator accelerator({.ddp = {.unused = dist::Unused::detect}, .group = &group});
     Line line, other;
     std::vector<nn::NamedTensor> all = line.named_parameters();
     for (const nn::NamedTensor& p : other.named_parameters())

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// save_state() and load_state(): everything that was prepared, as the parts of a checkpoint.
+#include "pinion/accel/accelerator.h"
+#include "pinion/accel/checkpoint_parts.h"
+#include "pinion/runtime/fs.h"
+
+namespace pinion::accel {
+
+// The checkpoints of one directory, with a part for each thing that was prepared.
+struct Accelerator::Kept {
+  std::string root;
+  std::vector<std::unique_ptr<Checkpointable>> parts;
+  std::unique_ptr<Checkpoints> checkpoints;  // last: it refers to the parts
+
+  void add(const std::string& name, std::unique_ptr<Checkpointable> part,
+           const PartOptions& options = {}) {
+    checkpoints->add(name, *part, options);
+    parts.push_back(std::move(part));
+  }
+};
+
+namespace {
+
+// "model", "model_1", "model_2", …
+std::string numbered(const char* name, size_t i) { return i == 0 ? name : cat({name, "_", i}); }
+
+}  // namespace
+
+Checkpoints& Accelerator::checkpoints_at(const std::string& root) {
+  const bool known = kept_ && kept_->root == root;
+  if (known) return *kept_->checkpoints;
+  PINION_REQUIRE(checkpoint, !conductor_->models().empty(),
+                 "save_state, load_state: expected prepare() first: there is no model to keep");
+  kept_.reset();
+  auto kept = std::make_shared<Kept>();
+  kept->root = root;
+  CheckpointOptions options = options_.checkpoints;
+  options.root = root;
+  options.device = device();
+  kept->checkpoints = std::make_unique<Checkpoints>(options, &group());
+  Conductor& c = *conductor_;
+  for (size_t i = 0; i < c.models().size(); ++i)
+    kept->add(numbered("model", i), std::make_unique<ModelPart>(*c.models()[i]), {.weights = true});
+  for (size_t i = 0; i < c.optimizers().size(); ++i) {
+    optim::Optimizer& optimizer = *c.optimizers()[i]->optimizer;
+    kept->add(numbered("optimizer", i), std::make_unique<OptimizerPart>(optimizer));
+    kept->add(numbered("gradients", i), std::make_unique<GradientsPart>(optimizer),
+              {.placement = Placement::per_rank});
+  }
+  for (size_t i = 0; i < c.schedulers().size(); ++i)
+    kept->add(numbered("scheduler", i), std::make_unique<SchedulerPart>(*c.schedulers()[i]));
+  for (size_t i = 0; i < c.feeds().size(); ++i)
+    kept->add(numbered("loader", i), std::make_unique<LoaderPart<BatchFeed>>(*c.feeds()[i]));
+  if (c.scaler().enabled()) kept->add("scaler", std::make_unique<ScalerPart>(c.scaler()));
+  kept->add("random", std::make_unique<RandomPart>());
+  kept->add("progress",
+            std::make_unique<FunctionPart>([&c] { return c.progress(); },
+                                           [&c](const State& s) { c.set_progress(s); }));
+  kept->add("window",
+            std::make_unique<FunctionPart>([&c] { return c.window_state(); },
+                                           [&c](const State& s) { c.set_window_state(s); }),
+            {.placement = Placement::per_rank});
+  for (size_t i = 0; i < registered_.size(); ++i)
+    kept->checkpoints->add(numbered("custom", i), *registered_[i]);
+  kept_ = std::move(kept);
+  return *kept_->checkpoints;
+}
+
+std::string Accelerator::checkpoint_root() const {
+  if (!options_.checkpoints.root.empty()) return options_.checkpoints.root;
+  PINION_CHECK(!options_.project_dir.empty(),
+               "save_state, load_state: expected a directory, or project_dir in the options");
+  return options_.project_dir + "/checkpoints";
+}
+
+void Accelerator::register_for_checkpointing(Checkpointable& object) {
+  registered_.push_back(&object);
+  kept_.reset();
+}
+
+std::string Accelerator::save_state(const std::string& root, bool best) {
+  Checkpoints& checkpoints = checkpoints_at(root.empty() ? checkpoint_root() : root);
+  (void)scaler();  // its iteration ends before it is kept
+  checkpoints.save(conductor_->updates(), best);
+  return checkpoints.directory_of(conductor_->updates());
+}
+
+bool Accelerator::resume_state(const std::string& root) {
+  (void)scaler();
+  return checkpoints_at(root.empty() ? checkpoint_root() : root).resume().has_value();
+}
+
+void Accelerator::load_state(const std::string& path) {
+  (void)scaler();
+  const std::string where = path.empty() ? checkpoint_root() : path;
+  if (exists(where + "/MANIFEST.json")) {
+    const size_t slash = where.find_last_not_of('/');
+    const std::string directory = where.substr(0, slash + 1);
+    const size_t cut = directory.rfind('/');
+    checkpoints_at(cut == std::string::npos ? "." : directory.substr(0, cut)).load(directory);
+    return;
+  }
+  PINION_REQUIRE(checkpoint, resume_state(where), "load_state: expected a checkpoint in ", where,
+                 ", found none");
+}
+
+}  // namespace pinion::accel
