@@ -86,6 +86,11 @@ Accelerator::~Accelerator() = default;
 const dist::World& Accelerator::world() const { return joined_->world; }
 const RunSettings& Accelerator::settings() const { return joined_->settings; }
 
+const char* Accelerator::distributed_type() const {
+  if (!use_distributed()) return "NO";
+  return device() == Device{} ? "MULTI_CPU" : "MULTI_GPU";
+}
+
 void Accelerator::check_place(optim::Optimizer& optimizer) const {
   for (const nn::NamedTensor& p : optimizer.parameters())
     PINION_CHECK(p.tensor.device() == device(), "prepare: expected an optimizer of parameters on ",
@@ -223,10 +228,12 @@ void Accelerator::save_model_of(nn::Module& module, const std::string& directory
 
 void Accelerator::init_trackers(const std::string& run_name, std::span<const Field> config,
                                 TrackerStart start) {
-  if (!is_main_process() || options_.log_with.empty()) return;
+  tracking_ = !options_.log_with.empty();
+  kept_.reset();
+  if (!is_main_process() || !tracking_) return;
   PINION_CHECK(!logging_dir().empty(),
                "init_trackers: expected logging_dir or project_dir in the options");
-  const std::string directory = logging_dir() + "/" + run_name;
+  const std::string directory = run_name.empty() ? logging_dir() : logging_dir() + "/" + run_name;
   make_dirs(directory);
   if (!config.empty()) JsonlTracker(directory + "/config.json", TrackerStart::replace).log(config);
   for (const TrackerKind kind : options_.log_with) {
@@ -256,7 +263,9 @@ Tracker* Accelerator::get_tracker(TrackerKind kind) const {
 }
 
 void Accelerator::end_training() {
+  kept_.reset();
   trackers_.clear();
+  tracking_ = false;
   wait_for_everyone();
 }
 

@@ -63,6 +63,7 @@ class Accelerator {
   bool is_local_main_process() const { return local_process_index() == 0; }
   bool is_last_process() const { return process_index() == num_processes() - 1; }
   bool use_distributed() const { return num_processes() > 1; }
+  const char* distributed_type() const;  // "NO", "MULTI_CPU" or "MULTI_GPU"
   Device device() const { return conductor_->device(); }
   nn::Precision mixed_precision() const { return conductor_->precision(); }
   const dist::World& world() const;
@@ -211,6 +212,7 @@ class Accelerator {
     loader.set_epoch(loader->state().epoch, batches);
     return loader;
   }
+  bool split_batches() const { return options_.split_batches; }
   bool even_batches() const { return conductor_->even_batches(); }
   void set_even_batches(bool even) { conductor_->set_even_batches(even); }
   // While the scope lasts, every sample is seen once even where ranks do not divide the data.
@@ -244,12 +246,23 @@ class Accelerator {
   // Loads this checkpoint, or the newest good one under this root. Error (checkpoint) for none.
   void load_state(const std::string& path = {});
   bool resume_state(const std::string& root = {});  // false, with nothing changed, for none
+  // For a loop with a SignalGuard (accel/signals.h), after each update: saves when a rank got a
+  // signal that asks for it, and throws Error (preempted) when it asks for the end as well.
+  void save_if_asked();
+  // Called before a state is saved, or loaded, on every rank.
+  void register_save_state_pre_hook(std::function<void()> hook) {
+    before_save_.push_back(std::move(hook));
+  }
+  void register_load_state_pre_hook(std::function<void()> hook) {
+    before_load_.push_back(std::move(hook));
+  }
   // `object` goes into every checkpoint from now on; it must outlive the Accelerator.
   void register_for_checkpointing(Checkpointable& object);
   int64_t optimizer_updates() const { return conductor_->updates(); }  // of the first one prepared
 
   // --- trackers: files under logging_dir/run_name, written by the main process ---
-  // `config` is kept beside them. Which kinds: AcceleratorOptions::log_with.
+  // `config` is kept beside them. Which kinds: AcceleratorOptions::log_with. A run that loads a
+  // checkpoint continues them; they go back to what they held when it was saved.
   void init_trackers(const std::string& run_name, std::span<const Field> config = {},
                      TrackerStart start = TrackerStart::replace);
   void log(std::initializer_list<Field> values, int64_t step);
@@ -304,8 +317,10 @@ class Accelerator {
   std::shared_ptr<Joined> joined_;
   std::unique_ptr<Conductor> conductor_;
   std::vector<Checkpointable*> registered_;
+  std::vector<std::function<void()>> before_save_, before_load_;
   std::shared_ptr<Kept> kept_;  // made by the first save or load
   bool triggered_ = false;
+  bool tracking_ = false;
   std::map<TrackerKind, std::unique_ptr<Tracker>> trackers_;
 };
 

@@ -2,6 +2,7 @@
 // save_state() and load_state(): everything that was prepared, as the parts of a checkpoint.
 #include "pinion/accel/accelerator.h"
 #include "pinion/accel/checkpoint_parts.h"
+#include "pinion/accel/signals.h"
 #include "pinion/runtime/fs.h"
 
 namespace pinion::accel {
@@ -60,6 +61,10 @@ Checkpoints& Accelerator::checkpoints_at(const std::string& root) {
             std::make_unique<FunctionPart>([&c] { return c.window_state(); },
                                            [&c](const State& s) { c.set_window_state(s); }),
             {.placement = Placement::per_rank});
+  if (tracking_)
+    for (const TrackerKind kind : options_.log_with)
+      kept->add(cat({"tracker_", static_cast<int>(kind)}),
+                std::make_unique<TrackerPart>(get_tracker(kind)), {.optional = true});
   for (size_t i = 0; i < registered_.size(); ++i)
     kept->checkpoints->add(numbered("custom", i), *registered_[i]);
   kept_ = std::move(kept);
@@ -79,6 +84,7 @@ void Accelerator::register_for_checkpointing(Checkpointable& object) {
 }
 
 std::string Accelerator::save_state(const std::string& root, bool best) {
+  for (const auto& hook : before_save_) hook();
   Checkpoints& checkpoints = checkpoints_at(root.empty() ? checkpoint_root() : root);
   (void)scaler();  // its iteration ends before it is kept
   checkpoints.save(conductor_->updates(), best);
@@ -86,14 +92,25 @@ std::string Accelerator::save_state(const std::string& root, bool best) {
 }
 
 bool Accelerator::resume_state(const std::string& root) {
+  for (const auto& hook : before_load_) hook();
   (void)scaler();
   return checkpoints_at(root.empty() ? checkpoint_root() : root).resume().has_value();
 }
 
+void Accelerator::save_if_asked() {
+  const SaveRequest request = SignalGuard::take_agreed(group(), device());
+  if (request == SaveRequest::none) return;
+  save_state();
+  if (request != SaveRequest::save_and_exit) return;
+  kept_.reset();  // the next run may have the directory
+  end_preempted(optimizer_updates());
+}
+
 void Accelerator::load_state(const std::string& path) {
-  (void)scaler();
   const std::string where = path.empty() ? checkpoint_root() : path;
   if (exists(where + "/MANIFEST.json")) {
+    for (const auto& hook : before_load_) hook();
+    (void)scaler();
     const size_t slash = where.find_last_not_of('/');
     const std::string directory = where.substr(0, slash + 1);
     const size_t cut = directory.rfind('/');

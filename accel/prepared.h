@@ -141,6 +141,13 @@ class AcceleratedLoader {
   int64_t real_rows() const {
     return loader_->feed().plan().of(loader_->feed().round_begin()).real;
   }
+  // That number as a share of the round's, all ranks together.
+  double share() const {
+    const ShardPlan& plan = loader_->feed().plan();
+    const int64_t begin = loader_->feed().round_begin();
+    return static_cast<double>(plan.of(begin).real) /
+           static_cast<double>(plan.after(begin) - begin);
+  }
   // Go to an epoch, and past its first `batches` batches.
   void set_epoch(int64_t epoch, int64_t batches = 0) const {
     const int64_t position = batches * loader_->feed().plan().round();
