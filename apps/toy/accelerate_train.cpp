@@ -66,7 +66,7 @@ int train(const Options& o) {
   PINION_REQUIRE(usage, !o.asked_precision || *o.asked_precision == accelerator.mixed_precision(),
                  "--mixed_precision: expected what the launcher was told, ",
                  nn::name_of(accelerator.mixed_precision()), ", got ", nn::name_of(o.precision));
-  accelerator.main_process_first([&] { check_directory(o); });
+  check_directory(o);
 
   manual_seed(o.seed);
   const accel::TensorDataset data = make_synthetic(o.synthetic);  // the same on every rank
@@ -81,7 +81,10 @@ int train(const Options& o) {
 
   accelerator.init_trackers(
       "", {}, o.resume ? accel::TrackerStart::continued : accel::TrackerStart::replace);
-  if (o.resume) accelerator.load_state(o.resume_from);  // *
+  if (o.resume && o.resume_from.empty())
+    accelerator.resume_state();  // *
+  else if (o.resume)
+    accelerator.load_state(o.resume_from);  // *
   const accel::SignalGuard signals;
   accelerator.print(
       fmt::format("{} rank{} on {}, {} parameters, mixed_precision {}", accelerator.num_processes(),

@@ -151,7 +151,7 @@ void add_accelerate_flags(CLI::App& app, Options& o) {
   app.add_option("--save_every", o.save_every, "Epochs between checkpoints (0: none)")
       ->group(group);
   app.add_option("--resume", o.resume_from,
-                 "Go on from this checkpoint, or from the newest in --output_dir")
+                 "Go on from this checkpoint, or from the newest in --output_dir if there is one")
       ->expected(0, 1)
       ->group(group);
 }
