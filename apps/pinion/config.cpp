@@ -11,7 +11,7 @@
 
 #include "pinion/accel/config_schema.h"
 #include "pinion/apps/common/program.h"
-#include "pinion/apps/pinion/config_commands.h"
+#include "pinion/apps/pinion/commands.h"
 #include "pinion/apps/pinion/terminal.h"
 #include "pinion/runtime/device.h"
 #include "pinion/runtime/fs.h"

@@ -7,7 +7,7 @@
 
 #include "pinion/accel/estimate.h"
 #include "pinion/apps/common/program.h"
-#include "pinion/apps/pinion/config_commands.h"
+#include "pinion/apps/pinion/commands.h"
 #include "pinion/runtime/log.h"
 #include "pinion/runtime/safetensors.h"
 

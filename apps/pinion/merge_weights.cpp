@@ -7,7 +7,7 @@
 #include <CLI/CLI.hpp>
 
 #include "pinion/apps/common/program.h"
-#include "pinion/apps/pinion/config_commands.h"
+#include "pinion/apps/pinion/commands.h"
 #include "pinion/runtime/fs.h"
 
 namespace pinion::apps {
