@@ -60,9 +60,11 @@ MemoryEstimate estimate_memory(std::span<const int64_t> parameters, const Estima
     flat += (n + unit - 1) / unit * unit;
   }
   const int64_t bytes = flat * kF32;
-  // Of the largest parameter the old copy is still there while the new one is made.
-  const int64_t copies = o.precision == nn::Precision::no ? 0 : (elements + largest) * kLow;
   const int64_t bucket = o.ranks == 1 ? 0 : std::min(o.bucket_bytes, bytes);
+  // Of the largest parameter the old copy is still there while the new one is made; with ZeRO 3
+  // there are copies only of what is gathered.
+  int64_t copies = o.precision == nn::Precision::no ? 0 : (elements + largest) * kLow;
+  if (o.zero_stage >= 3 && o.ranks > 1) copies = std::min(copies, bucket / 2);
   MemoryEstimate e;
   e.parameters = (o.zero_stage >= 3 ? divided(bytes, o.ranks) : bytes) + copies;
   e.gradients = o.zero_stage >= 2 ? divided(bytes, o.ranks) : bytes;

@@ -3,6 +3,7 @@
 #include "pinion/accel/config.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -100,7 +101,8 @@ void add_key_flags(CLI::App& app, std::map<std::string, std::vector<std::string>
   for (const ConfigKey& key : accel::config_keys()) {
     if (key.use != accel::KeyUse::honoured) continue;
     std::string help(key.meaning);
-    if (!key.choices.empty()) help += fmt::format(" ({})", key.choices.substr(0, 60));
+    const std::vector<std::string> choices = accel::offered_choices(key);
+    if (!choices.empty()) help += fmt::format(" ({})", fmt::join(choices, ", "));
     std::string names = "--" + std::string(key.leaf());
     if (key.name == "use_cpu") names += ",--cpu";
     app.add_option(names, given[std::string(key.name)], help)
