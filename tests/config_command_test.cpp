@@ -193,6 +193,20 @@ TEST(ConfigCommand, DefaultLeavesWhatIsThereAndUpdateCompletesIt) {
   EXPECT_EQ(contents(path), "nonsense: 1\n");
 }
 
+TEST(OtherCommands, TestRunsItselfOnRanks) {
+  const TempDir dir;
+  const VariableGuard home("HF_HOME", dir / "home");
+  for (const char* ranks : {"1", "3"}) {
+    const Outcome good = run(std::string("test --num_processes ") + ranks);
+    EXPECT_EQ(good.code, 0) << good.output;
+    EXPECT_NE(good.output.find("ok: training on all ranks gives"), std::string::npos);
+    EXPECT_NE(good.output.find("ready for training"), std::string::npos) << good.output;
+    EXPECT_NE(good.output.find(std::string("(") + ranks + " rank"), std::string::npos);
+  }
+  EXPECT_EQ(run("test --num_processes 0").code, 64);
+  EXPECT_EQ(run("test --config_file " + dir / "none.yaml").code, 66);
+}
+
 TEST(OtherCommands, SayWhatTheyFindOrWhatIsWrong) {
   const TempDir dir;
   const VariableGuard home("HF_HOME", dir / "home");
