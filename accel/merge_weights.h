@@ -12,7 +12,7 @@ struct MergedWeights {
 };
 
 // `directory` holds model.safetensors.index.json ({"weight_map": {name: file}}) and the files that
-// it names, or model.safetensors alone, or a checkpoint with either. Writes `to` whole or not at
+// it names, or model.safetensors alone. Writes `to` whole or not at
 // all. Throws Error (missing, data): a file or tensor that is not there, one that is in none or two
 // of the places, a name that leaves the directory.
 MergedWeights merge_weights(const std::string& directory, const std::string& to);
