@@ -58,9 +58,12 @@ std::string text_of(const ConfigKey& key, const Entry& entry, const SourceMap& m
                  kind_of(value));
   if (list) {
     std::string joined;
-    for (size_t i = 0; i < value.size(); ++i)
-      joined += (i ? "," : "") +
-                text_of(key, {{}, child(entry.pointer, std::to_string(i)), &value[i]}, map);
+    for (size_t i = 0; i < value.size(); ++i) {
+      const SourceMap::Mark* mark = map.find(child(entry.pointer, std::to_string(i)));
+      PINION_REQUIRE(config, !value[i].is_structured() && mark, map.where(entry.pointer), ": ",
+                     key.name, ": expected a list of values, got ", kind_of(value[i]), " in it");
+      joined += (i ? "," : "") + mark->text;
+    }
     return joined;
   }
   const bool number = key.type == KeyType::integer || key.type == KeyType::real;
@@ -278,7 +281,8 @@ std::string Config::to_json() const { return tree_of(*this).dump(2) + "\n"; }
 
 std::string Config::to_yaml() const {
   std::string out;
-  for (const auto& [key, value] : tree_of(*this).items()) {
+  const json tree = tree_of(*this);
+  for (const auto& [key, value] : tree.items()) {
     if (!value.is_object()) {
       out += cat({key, ": ", yaml_scalar(value), "\n"});
       continue;

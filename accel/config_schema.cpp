@@ -83,24 +83,36 @@ std::string folded(std::string_view text) {
   return out;
 }
 
+struct Choice {
+  char mark;  // '~' noted, '!' refused, else ' '
+  std::string_view value;
+};
+
+std::vector<Choice> choices_of(const ConfigKey& key) {
+  std::vector<Choice> out;
+  for (std::string_view rest = key.choices; !rest.empty();) {
+    const size_t end = std::min(rest.find('|'), rest.size());
+    const bool marked = rest[0] == '!' || rest[0] == '~';
+    out.push_back({marked ? rest[0] : ' ', rest.substr(marked, end - marked)});
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
+  return out;
+}
+
 CheckedValue check_choice(const ConfigKey& key, std::string_view text) {
   std::string word = folded(text);
   const bool negative = word == "false" || word == "off" || word == "n";  // YAML's other words
   if (negative && folded(key.choices.substr(0, 2)) == "no") word = "no";
   std::string_view refused;
-  std::vector<std::string> offered;
-  for (std::string_view rest = key.choices; !rest.empty();) {
-    const size_t end = std::min(rest.find('|'), rest.size());
-    std::string_view choice = rest.substr(0, end);
-    rest.remove_prefix(std::min(end + 1, rest.size()));
-    const char mark = choice[0] == '!' || choice[0] == '~' ? choice[0] : ' ';
-    if (mark != ' ') choice.remove_prefix(1);
-    if (mark != '!') offered.emplace_back(choice);
-    if (folded(choice) != word) continue;
-    if (mark != '!')
-      return {.value = std::string(choice), .note = std::string(mark == '~' ? key.reason : "")};
-    refused = key.reason;
+  for (const Choice& choice : choices_of(key)) {
+    if (folded(choice.value) != word) continue;
+    if (choice.mark == '!')
+      refused = key.reason;
+    else
+      return {.value = std::string(choice.value),
+              .note = std::string(choice.mark == '~' ? key.reason : "")};
   }
+  const std::vector<std::string> offered = offered_choices(key);
   std::string expected = offered.size() == 1 ? "" : "one of ";
   for (size_t i = 0; i < offered.size(); ++i)
     expected += (i == 0 ? "" : i + 1 == offered.size() ? " or " : ", ") + offered[i];
@@ -159,6 +171,13 @@ std::string_view ConfigKey::section() const {
 std::string_view ConfigKey::leaf() const {
   const size_t dot = name.find('.');
   return dot == name.npos ? name : name.substr(dot + 1);
+}
+
+std::vector<std::string> offered_choices(const ConfigKey& key) {
+  std::vector<std::string> out;
+  for (const Choice& choice : choices_of(key))
+    if (choice.mark != '!') out.emplace_back(choice.value);
+  return out;
 }
 
 const ConfigKey* find_config_key(std::string_view name) {

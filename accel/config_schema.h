@@ -43,6 +43,9 @@ struct ConfigSection {
 std::span<const ConfigKey> config_keys();
 std::span<const ConfigSection> config_sections();
 
+// The values of a choice that are not refused.
+std::vector<std::string> offered_choices(const ConfigKey& key);
+
 // By full name or by leaf; null when there is no such key.
 const ConfigKey* find_config_key(std::string_view name);
 

@@ -21,6 +21,11 @@ struct Command {
 
 constexpr Command kCommands[] = {
     {"launch", launch_main, "start the ranks of a training program"},
+    {"config", config_main, "write a configuration file (also: config default, config update)"},
+    {"env", env_main, "show versions, devices and the configuration"},
+    {"test", test_main, "check this installation on several ranks"},
+    {"estimate-memory", estimate_memory_main, "say how much memory training takes"},
+    {"merge-weights", merge_weights_main, "join the weights of a checkpoint into one file"},
 };
 
 std::string help() {
