@@ -62,7 +62,7 @@ TEST(FindingScores, CountAWrongValueTwice) {
   EXPECT_THROW(score_findings(truth, {}), Error);
 }
 
-int differing(const GreyImage& a, const GreyImage& b) {
+int differing(const Image& a, const Image& b) {
   int count = 0;
   for (size_t i = 0; i < a.pixels.size(); ++i) count += std::abs(a.pixels[i] - b.pixels[i]) > 12;
   return count;
@@ -100,8 +100,8 @@ TEST(Film, EveryFindingChangesAFilmInsideItsBoxes) {
           << attribute_table()[a].values[v].sentence;
       ASSERT_FALSE(study.boxes.empty());
       for (const FindingBox& box : study.boxes) {
-        const GreyImage& is = box.view == 0 ? study.frontal : study.lateral;
-        const GreyImage& was = box.view == 0 ? clear.frontal : clear.lateral;
+        const Image& is = box.view == 0 ? study.frontal : study.lateral;
+        const Image& was = box.view == 0 ? clear.frontal : clear.lateral;
         int inside = 0;
         for (int y = static_cast<int>(box.top * 64); y < box.bottom * 64 && y < 64; ++y)
           for (int x = static_cast<int>(box.left * 64); x < box.right * 64; ++x) {

@@ -92,11 +92,11 @@ class Film {
     });
   }
 
-  GreyImage developed(Draws exposure, Draws field, Draws noise) const {
+  Image developed(Draws exposure, Draws field, Draws noise) const {
     std::array<float, 16> coarse{};
     for (float& value : coarse) value = field.normal();
     const float gain = 1 + .05F * exposure.normal(), fog = .02F * exposure.normal();
-    GreyImage image{size_, size_, std::vector<uint8_t>(a_.size())};
+    Image image{size_, size_, 1, std::vector<uint8_t>(a_.size())};
     for (size_t i = 0; i < a_.size(); ++i) {
       const auto side = static_cast<size_t>(size_);
       const float uneven = coarse[i / side * 4 / side * 4 + i % side * 4 / side];

@@ -5,17 +5,12 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "pinion/apps/report/findings.h"
+#include "pinion/apps/report/image.h"
 
 namespace pinion::report {
-
-struct GreyImage {
-  int64_t height = 0, width = 0;
-  std::vector<uint8_t> pixels;  // row by row
-};
 
 // Where a finding shows in a view, in parts of the image's side.
 struct FindingBox {
@@ -25,7 +20,7 @@ struct FindingBox {
 };
 
 struct Study {
-  GreyImage frontal, lateral;
+  Image frontal, lateral;
   std::vector<FindingBox> boxes;  // of the findings that are there, before the study's jitter
 };
 
