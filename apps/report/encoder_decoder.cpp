@@ -65,13 +65,13 @@ Tensor EncoderDecoder::encode(const Tensor& features) {
   return encoder_norm_(x, {});
 }
 
-Tensor EncoderDecoder::embed(const Tensor& ids) {
+Tensor EncoderDecoder::embed(const Tensor& ids, int64_t first) {
   const int64_t batch = ids.size(0), steps = ids.size(1), width = options_.d_model;
-  PINION_REQUIRE(data, steps <= kPositions, "report: expected at most ", kPositions, " words, got ",
-                 steps);
+  PINION_REQUIRE(data, first + steps <= kPositions, "report: expected at most ", kPositions,
+                 " words, got ", steps);
   const Tensor words = lut_(ids) * std::sqrt(static_cast<double>(width));
   const Tensor positions =
-      nn::cast(positions_.alias({kPositions, width}).rows(0, steps), words.dtype());
+      nn::cast(positions_.alias({kPositions, width}).rows(first, first + steps), words.dtype());
   const Tensor sum = nn::add_bias(nn::reshape(words, {batch, steps * width}),
                                   nn::reshape(positions, {steps * width}));
   return position_dropout_(nn::reshape(sum, {batch, steps, width}));
@@ -85,6 +85,56 @@ Tensor EncoderDecoder::decode(const Tensor& encoded, const Tensor& ids, const Te
   x = decoder_norm_(x, {});
   if (options_.memory == MemoryKind::rm) x = nn::concat({x, m}, 2);
   return logit_(x);
+}
+
+namespace {
+
+// Rows of x [R, …] by number.
+Tensor rows_of(const Tensor& x, const Tensor& rows) {
+  const Tensor flat = x.alias({x.size(0), x.numel() / x.size(0)});
+  return nn::embedding(flat, rows).alias(x.shape().with(0, rows.size(0)));
+}
+
+}  // namespace
+
+EncoderDecoder::State EncoderDecoder::start(const Tensor& encoded, int64_t copies) {
+  std::vector<int64_t> numbers;
+  for (int64_t row = 0; row < encoded.size(0) * copies; ++row) numbers.push_back(row / copies);
+  const Tensor rows =
+      Tensor::of(numbers, {static_cast<int64_t>(numbers.size())}).to(encoded.device());
+  State state;
+  for (const DecoderLayer& layer : decoder_layers_) {
+    DecoderLayer::Cache cache = layer.start(encoded);
+    cache.image_keys = rows_of(cache.image_keys, rows);
+    cache.image_values = rows_of(cache.image_values, rows);
+    state.layers.push_back(std::move(cache));
+  }
+  if (memory_) state.memory = memory_->initial(rows.size(0));
+  return state;
+}
+
+Tensor EncoderDecoder::step(State& state, const Tensor& ids) {
+  const int64_t rows = ids.size(0);
+  Tensor x = embed(ids.alias({rows, 1}), state.length++), m;
+  if (memory_) {
+    state.memory = memory_->step(state.memory, nn::reshape(x, {rows, options_.d_model}));
+    m = nn::reshape(state.memory, {rows, 1, options_.rm_slots * options_.d_model});
+  }
+  for (size_t i = 0; i < decoder_layers_.size(); ++i)
+    x = decoder_layers_[i].step(x, state.layers[i], m);
+  x = decoder_norm_(x, {});
+  if (options_.memory == MemoryKind::rm) x = nn::concat({x, m}, 2);
+  return nn::reshape(logit_(x), {rows, options_.vocabulary});
+}
+
+void EncoderDecoder::reorder(State& state, const std::vector<int64_t>& rows) {
+  const Device device = state.layers.front().keys.device();
+  const Tensor index = Tensor::of(rows, {static_cast<int64_t>(rows.size())}).to(device);
+  for (DecoderLayer::Cache& cache : state.layers) {
+    cache.keys = rows_of(cache.keys, index);
+    cache.values = rows_of(cache.values, index);
+  }
+  if (state.memory.defined()) state.memory = rows_of(state.memory, index);
 }
 
 Tensor EncoderDecoder::padding_of(const Tensor& ids) {

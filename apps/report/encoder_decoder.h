@@ -33,10 +33,23 @@ struct EncoderDecoder : nn::Module {
   Tensor operator()(const Tensor& features, const Tensor& ids, const Tensor& padding) {
     return decode(encode(features), ids, padding);
   }
+  // Decoding word by word: what is known of the rows that are being written.
+  struct State {
+    std::vector<DecoderLayer::Cache> layers;
+    Tensor memory;  // [R,S,C], or undefined
+    int64_t length = 0;
+  };
+  // `copies` rows for each of the B reports, next to each other: R = B copies.
+  State start(const Tensor& encoded, int64_t copies);
+  // ids i64 [R], the word just written in each row -> logits [R,V] of the next.
+  Tensor step(State& state, const Tensor& ids);
+  // Afterwards row r goes on from what was row rows[r], of the same report.
+  static void reorder(State& state, const std::vector<int64_t>& rows);
   // True for every number 0 but those of the first column: ids i64 [B,T] -> bool [B,T].
   static Tensor padding_of(const Tensor& ids);
 
-  Tensor embed(const Tensor& ids);  // i64 [B,T] -> [B,T,C]: words and positions
+  // i64 [B,T] -> [B,T,C]: words, and positions from `first`
+  Tensor embed(const Tensor& ids, int64_t first = 0);
   Tensor remember(const Tensor& words) { return (*memory_)(words); }
   void fields(nn::Fields& f) override;
 

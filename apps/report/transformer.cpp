@@ -25,11 +25,16 @@ Tensor Attention::operator()(const Tensor& query, const Tensor& memory,
     options.key = {random_seed(), stream_, calls_++};
     on_replay([this] { ++calls_; });
   }
-  const auto heads_of = [&](const Tensor& x) {
-    return nn::reshape(x, {x.size(0), x.size(1), heads_, x.size(2) / heads_});
-  };
-  const Tensor y = nn::attention(heads_of(linears[0](query)), heads_of(linears[1](memory)),
-                                 heads_of(linears[2](memory)), options);
+  return attend(query, keys(memory), values(memory), options);
+}
+
+Tensor Attention::split(const Tensor& x) const {
+  return nn::reshape(x, {x.size(0), x.size(1), heads_, x.size(2) / heads_});
+}
+
+Tensor Attention::attend(const Tensor& query, const Tensor& keys, const Tensor& values,
+                         const nn::AttentionOptions& options) const {
+  const Tensor y = nn::attention(split(linears[0](query)), keys, values, options);
   return linears[3](nn::reshape(y, query.shape()));
 }
 
@@ -117,6 +122,23 @@ Tensor DecoderLayer::operator()(Tensor x, const Tensor& encoded, const Tensor& k
                                 const Tensor& m) {
   x = sublayer[0](x, m, [&](const Tensor& h) { return self_attn(h, h, key_padding_mask, true); });
   x = sublayer[1](x, m, [&](const Tensor& h) { return src_attn(h, encoded); });
+  return sublayer[2](x, m, feed_forward);
+}
+
+DecoderLayer::Cache DecoderLayer::start(const Tensor& encoded) const {
+  return {{}, {}, src_attn.keys(encoded), src_attn.values(encoded)};
+}
+
+Tensor DecoderLayer::step(Tensor x, Cache& cache, const Tensor& m) {
+  x = sublayer[0](x, m, [&](const Tensor& h) {
+    const Tensor key = self_attn.keys(h), value = self_attn.values(h);
+    cache.keys = cache.keys.defined() ? nn::concat({cache.keys, key}, 1) : key;
+    cache.values = cache.values.defined() ? nn::concat({cache.values, value}, 1) : value;
+    return self_attn.attend(h, cache.keys, cache.values);
+  });
+  x = sublayer[1](x, m, [&](const Tensor& h) {
+    return src_attn.attend(h, cache.image_keys, cache.image_values);
+  });
   return sublayer[2](x, m, feed_forward);
 }
 

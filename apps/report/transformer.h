@@ -20,9 +20,17 @@ struct Attention : nn::Module {
   // query [B,Tq,C], memory [B,Tk,C] -> [B,Tq,C]; masks as in nn::AttentionOptions.
   Tensor operator()(const Tensor& query, const Tensor& memory, const Tensor& key_padding_mask = {},
                     bool causal = false);
+  // The projections [B,T,C] -> [B,T,H,C/H] of keys and values, for decoding that keeps them, and
+  // attention to them.
+  Tensor keys(const Tensor& memory) const { return split(linears[1](memory)); }
+  Tensor values(const Tensor& memory) const { return split(linears[2](memory)); }
+  Tensor attend(const Tensor& query, const Tensor& keys, const Tensor& values,
+                const nn::AttentionOptions& options = {}) const;
   void fields(nn::Fields& f) override;
 
  private:
+  Tensor split(const Tensor& x) const;  // into heads
+
   int64_t heads_;
   uint32_t stream_;
   uint64_t calls_ = 0;
@@ -91,6 +99,14 @@ struct DecoderLayer : nn::Module {
   // x [B,T,C] attends to itself, causally, and to encoded [B,P,C]; m [B,T,memory] or undefined.
   Tensor operator()(Tensor x, const Tensor& encoded, const Tensor& key_padding_mask,
                     const Tensor& m);
+  // What one row of x needs of the words before it and of the image.
+  struct Cache {
+    Tensor keys, values;              // [B,t,H,d] of the words so far; undefined before the first
+    Tensor image_keys, image_values;  // [B,P,H,d]
+  };
+  Cache start(const Tensor& encoded) const;
+  // The next word alone: x [B,1,C] -> [B,1,C]; its key and value join the cache.
+  Tensor step(Tensor x, Cache& cache, const Tensor& m);
   void fields(nn::Fields& f) override;
 };
 
