@@ -13,6 +13,7 @@ packages=(
   libdnnl-dev                                # library: large GEMMs on the CPU
   openmpi-bin libopenmpi-dev                 # ranks under mpirun
   libcli11-dev                               # programs: flags
+  libpng-dev libjpeg62-turbo-dev             # programs: images
   libgtest-dev libgmock-dev                  # tests
   libbenchmark-dev                           # benchmarks
 )

@@ -9,6 +9,11 @@
 
 namespace pinion::report {
 
+void move_batch(StudyBatch& batch, Device device) {
+  for (Tensor* t : {&batch.images, &batch.ids, &batch.targets, &batch.weight, &batch.padding})
+    *t = t->to(device);
+}
+
 struct StudyBatches::State {
   std::shared_ptr<const StudySet> set;
   Split split;

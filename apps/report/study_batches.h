@@ -23,6 +23,9 @@ struct StudyBatch {
   int64_t size() const { return static_cast<int64_t>(studies.size()); }
 };
 
+// Brings a batch to a rank's device; the loader of an Accelerator finds it.
+void move_batch(StudyBatch& batch, Device device);
+
 struct ImageForm {
   int64_t side = 224;
   int64_t channels = 3;
