@@ -49,6 +49,7 @@ std::vector<std::shared_ptr<ProcessGroup>> make_local_groups(int size) {
   PINION_CHECK(size >= 1, "local groups: expected at least 1 rank, got ", size);
   const auto memory = std::make_shared<Memory>(Board::bytes(size));
   std::vector<std::shared_ptr<ProcessGroup>> groups;
+  groups.reserve(static_cast<size_t>(size));
   for (int r = 0; r < size; ++r) groups.push_back(std::make_shared<LocalGroup>(r, size, memory));
   return groups;
 }
@@ -58,6 +59,7 @@ void run_local(int size, const std::function<void(ProcessGroup&)>& body) {
   std::mutex mutex;
   std::exception_ptr first, first_lost;
   std::vector<std::thread> threads;
+  threads.reserve(groups.size());
   for (const auto& group : groups)
     threads.emplace_back([&] {
       try {

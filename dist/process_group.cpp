@@ -73,13 +73,13 @@ Work ProcessGroup::start_on_host(Call call) {
   return {};
 }
 
-Work ProcessGroup::all_reduce(Tensor x, ReduceOp op) {
+Work ProcessGroup::all_reduce(const Tensor& x, ReduceOp op) {
   PINION_CHECK(x.defined(), "all_reduce: expected a tensor, got none");
   check_reducible(op, x.dtype());
   return submit(call_of(Operation::all_reduce, x, x, -1, op));
 }
 
-Work ProcessGroup::reduce_scatter(Tensor out, Tensor in, ReduceOp op) {
+Work ProcessGroup::reduce_scatter(const Tensor& out, const Tensor& in, ReduceOp op) {
   Call call = call_of(Operation::reduce_scatter, in, out, -1, op);
   PINION_CHECK(in.numel() == out.numel() * size_, "reduce_scatter: expected an input of ",
                out.numel() * size_, " elements, ", size_, " times the output's, got ", in.numel());
@@ -87,14 +87,14 @@ Work ProcessGroup::reduce_scatter(Tensor out, Tensor in, ReduceOp op) {
   return submit(std::move(call));
 }
 
-Work ProcessGroup::all_gather(Tensor out, Tensor in) {
+Work ProcessGroup::all_gather(const Tensor& out, const Tensor& in) {
   Call call = call_of(Operation::all_gather, in, out);
   PINION_CHECK(out.numel() == in.numel() * size_, "all_gather: expected an output of ",
                in.numel() * size_, " elements, ", size_, " times the input's, got ", out.numel());
   return submit(std::move(call));
 }
 
-Work ProcessGroup::all_to_all(Tensor out, Tensor in) {
+Work ProcessGroup::all_to_all(const Tensor& out, const Tensor& in) {
   Call call = call_of(Operation::all_to_all, in, out);
   PINION_CHECK(in.numel() == out.numel() && in.numel() % size_ == 0,
                "all_to_all: expected input and output of as many elements, a multiple of ", size_,
@@ -104,13 +104,15 @@ Work ProcessGroup::all_to_all(Tensor out, Tensor in) {
   return submit(std::move(call));
 }
 
-Work ProcessGroup::broadcast(Tensor x, int root) {
+Work ProcessGroup::broadcast(const Tensor& x, int root) {
   return submit(call_of(Operation::broadcast, x, x, root));
 }
 
-Work ProcessGroup::send(Tensor x, int peer) { return submit(call_of(Operation::send, x, x, peer)); }
+Work ProcessGroup::send(const Tensor& x, int peer) {
+  return submit(call_of(Operation::send, x, x, peer));
+}
 
-Work ProcessGroup::receive(Tensor x, int peer) {
+Work ProcessGroup::receive(const Tensor& x, int peer) {
   return submit(call_of(Operation::receive, x, x, peer));
 }
 

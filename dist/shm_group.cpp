@@ -118,7 +118,7 @@ class ShmGroup final : public BoardGroup {
 
 }  // namespace
 
-std::shared_ptr<ProcessGroup> make_shm_group(std::shared_ptr<ShmSegment> segment, int rank,
+std::shared_ptr<ProcessGroup> make_shm_group(const std::shared_ptr<ShmSegment>& segment, int rank,
                                              std::chrono::milliseconds timeout) {
   PINION_CHECK(rank >= 0 && rank < segment->ranks(), "shm group: expected a rank below ",
                segment->ranks(), ", got ", rank);

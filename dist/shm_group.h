@@ -13,7 +13,7 @@ namespace pinion::dist {
 // milliseconds by those that wait for it: peer_lost. Throws Error (config) for a rank that is
 // taken, and hang when the others do not come within `timeout`.
 std::shared_ptr<ProcessGroup> make_shm_group(
-    std::shared_ptr<ShmSegment> segment, int rank,
+    const std::shared_ptr<ShmSegment>& segment, int rank,
     std::chrono::milliseconds timeout = std::chrono::minutes(10));
 
 }  // namespace pinion::dist
