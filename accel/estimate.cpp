@@ -61,9 +61,10 @@ MemoryEstimate estimate_memory(std::span<const int64_t> parameters, const Estima
   }
   const int64_t bytes = flat * kF32;
   const int64_t bucket = o.ranks == 1 ? 0 : std::min(o.bucket_bytes, bytes);
-  // Of the largest parameter the old copy is still there while the new one is made; with ZeRO 3
-  // there are copies only of what is gathered.
-  int64_t copies = o.precision == nn::Precision::no ? 0 : (elements + largest) * kLow;
+  // An optimizer keeps the 16-bit copy beside its parameters. With ZeRO autocast rounds each anew,
+  // the largest one while its old copy is still there; and at stage 3 only what is gathered.
+  int64_t copies = o.precision == nn::Precision::no ? 0 : flat * kLow;
+  if (copies > 0 && o.zero_stage >= 1 && o.ranks > 1) copies = (elements + largest) * kLow;
   if (o.zero_stage >= 3 && o.ranks > 1) copies = std::min(copies, bucket / 2);
   MemoryEstimate e;
   e.parameters = (o.zero_stage >= 3 ? divided(bytes, o.ranks) : bytes) + copies;

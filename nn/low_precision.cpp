@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "pinion/kernels/kernels.h"
+#include "pinion/nn/amp.h"
 #include "pinion/runtime/graph.h"
 
 namespace pinion::nn {
@@ -93,6 +94,7 @@ View LowPrecisionCopy::begin() {
   if (recording()) s.writing = usable && s.current();  // what it would make would be its own
   if (!s.writing) return {};
   if (!usable) {
+    amp::clear_cache();  // of what the copy is for, before there are two
     const MemoryTagScope tag(MemoryTag::parameters);
     s.low = Tensor(s.params.shape(), *asked, s.params.device());
   }

@@ -77,7 +77,7 @@ TEST(CommHook, TrainingWithSixteenBitsStaysClose) {
     dist::run_local(2, [&](ProcessGroup& group) {
       dist::DdpOptions own = options;
       own.hook = make();
-      Net net;
+      DdpNet net;
       optim::Sgd sgd(net.named_parameters(), {.lr = 0.1});
       dist::DistributedDataParallel ddp(net, sgd, {&group, [](auto*) {}}, own);
       for (int s = 0; s < 5; ++s) {

@@ -18,7 +18,7 @@ dist::DataParallelOptions devices(int n) {
   return {std::vector<Device>(static_cast<size_t>(n)), 1};
 }
 
-const auto kLoss = [](const Net& net, const Tensor& x, const Tensor& y) {
+const auto kLoss = [](const DdpNet& net, const Tensor& x, const Tensor& y) {
   return nn::cross_entropy(net(x), y);
 };
 
@@ -28,7 +28,7 @@ enum class Form { tuned, pytorch_like };
 Weights train(Form form, int n, int micro, std::vector<double>* losses = nullptr,
               int64_t batch = kBatch) {
   manual_seed(3);
-  Net net;
+  DdpNet net;
   optim::Sgd sgd(net.named_parameters(), {.lr = 0.1, .momentum = 0.9});
   DataParallel dp(net, sgd, devices(n));
   for (int s = 0; s < kSteps; ++s) {
@@ -51,7 +51,7 @@ Weights train(Form form, int n, int micro, std::vector<double>* losses = nullptr
 
 Weights single(int micro, std::vector<double>* losses = nullptr, int64_t batch = kBatch) {
   manual_seed(3);
-  Net net;
+  DdpNet net;
   optim::Sgd sgd(net.named_parameters(), {.lr = 0.1, .momentum = 0.9});
   for (int s = 0; s < kSteps; ++s) {
     for (int k = 0; k < micro; ++k) {
@@ -91,7 +91,7 @@ INSTANTIATE_TEST_SUITE_P(Forms, DataParallelLaw,
                                             ::testing::Values(1, 2, 3, 4)));
 
 TEST(DataParallel, BothFormsEqualDistributedDataParallel) {
-  const auto ddp = run_ranks(2, {}, [](dist::ProcessGroup& group, Net&, auto& sgd, auto& model) {
+  const auto ddp = run_ranks(2, {}, [](dist::ProcessGroup& group, DdpNet&, auto& sgd, auto& model) {
     for (int s = 0; s < kSteps; ++s) {
       const Batch b = batch_of(s * kBatch + group.rank() * kBatch / 2, kBatch / 2);
       model.backward(nn::cross_entropy(model(b.x), b.y));
@@ -105,12 +105,12 @@ TEST(DataParallel, BothFormsEqualDistributedDataParallel) {
 
 // A parameter that no replica uses keeps no gradient, nor memory of an earlier one.
 TEST(DataParallel, UnusedParametersHaveNoGradient) {
-  Net net;
+  DdpNet net;
   optim::Sgd sgd(net.named_parameters());
   DataParallel dp(net, sgd, devices(2));
   const Batch b = batch_of(0, 8);
-  const auto with = [&](const Net& m, const Tensor& x) { return nn::mean(m(x, true)); };
-  const auto without = [&](const Net& m, const Tensor& x) { return nn::mean(m(x, false)); };
+  const auto with = [&](const DdpNet& m, const Tensor& x) { return nn::mean(m(x, true)); };
+  const auto without = [&](const DdpNet& m, const Tensor& x) { return nn::mean(m(x, false)); };
   dp.step(with, b.x);
   EXPECT_TRUE(net.branch.weight.grad().defined());
   sgd.zero_grad();
@@ -179,14 +179,14 @@ TEST(DataParallel, BuffersAreThoseOfTheFirstDeviceAndMasksDiffer) {
 }
 
 TEST(DataParallel, ErrorsOfAReplicaArriveAndNothingHangs) {
-  Net net;
+  DdpNet net;
   optim::Sgd sgd(net.named_parameters());
   DataParallel dp(net, sgd, devices(2));
   const Batch b = batch_of(0, 4);
   const auto text = [](auto f) { return std::string(error_of(f).what()); };
   EXPECT_THAT(text([&] { dp(batch_of(0, 4, 5).x); }), HasSubstr("linear"));
   EXPECT_THAT(text([&] { dp.step(kLoss, b.x, batch_of(0, 3).y); }), HasSubstr("one batch"));
-  EXPECT_THAT(text([&] { dp.step([](const Net& m, const Tensor& x) { return m(x); }, b.x); }),
+  EXPECT_THAT(text([&] { dp.step([](const DdpNet& m, const Tensor& x) { return m(x); }, b.x); }),
               HasSubstr("one element"));
   EXPECT_NO_THROW(dp.step(kLoss, b.x, b.y));
   nn::Linear other(2, 2);

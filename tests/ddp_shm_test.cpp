@@ -7,7 +7,7 @@ namespace pinion::testing {
 namespace {
 
 TEST(DdpOnShm, RanksWithPartsEqualOneWithAll) {
-  const auto loss = [](Net& net, int step) {
+  const auto loss = [](DdpNet& net, int step) {
     const Batch b = batch_of(step * 24, 24);
     return nn::cross_entropy(net(b.x), b.y);
   };
@@ -15,7 +15,7 @@ TEST(DdpOnShm, RanksWithPartsEqualOneWithAll) {
   for (const int ranks : {2, 3}) {
     manual_seed(3);
     dist::run_ranks("shm", ranks, [&](dist::ProcessGroup& group) {
-      Net net;
+      DdpNet net;
       optim::Sgd sgd(net.named_parameters(), {.lr = 0.1, .momentum = 0.9});
       dist::DistributedDataParallel ddp(net, sgd, {&group, [](auto*) {}}, small_buckets());
       for (int s = 0; s < 5; ++s) {

@@ -16,14 +16,14 @@ using ::testing::HasSubstr;
 constexpr int kSteps = 5;
 constexpr double kClose = 1e-6;
 
-Tensor loss_of(const Net& net, int64_t begin, int64_t n, bool with_branch = true) {
+Tensor loss_of(const DdpNet& net, int64_t begin, int64_t n, bool with_branch = true) {
   const Batch b = batch_of(begin, n);
   return nn::cross_entropy(net(b.x, with_branch), b.y);
 }
 
 Weights alone(int64_t global_batch, int steps = kSteps) {
-  return run_alone(steps,
-                   [&](Net& net, int s) { return loss_of(net, s * global_batch, global_batch); });
+  return run_alone(
+      steps, [&](DdpNet& net, int s) { return loss_of(net, s * global_batch, global_batch); });
 }
 
 void expect_equal_and_close(const std::vector<Weights>& ranks, const Weights& expected) {
@@ -40,7 +40,7 @@ TEST_P(DdpLaw, RanksWithPartsEqualOneWithAll) {
     DdpOptions options = small_buckets();
     options.overlap = overlap;
     const auto weights =
-        run_ranks(ranks, options, [&](ProcessGroup& group, Net& net, auto& sgd, auto& ddp) {
+        run_ranks(ranks, options, [&](ProcessGroup& group, DdpNet& net, auto& sgd, auto& ddp) {
           EXPECT_GE(ddp.reducer().buckets().size(), 3u);
           for (int s = 0; s < kSteps; ++s) {
             const Batch b = batch_of(s * 24 + group.rank() * batch, batch);
@@ -58,7 +58,7 @@ TEST_P(DdpLaw, AccumulationEqualsTheBigBatch) {
   const int ranks = GetParam();
   const int64_t batch = 24 / ranks / 2;  // two micro-batches
   const auto weights =
-      run_ranks(ranks, small_buckets(), [&](ProcessGroup& group, Net&, auto& sgd, auto& ddp) {
+      run_ranks(ranks, small_buckets(), [&](ProcessGroup& group, DdpNet&, auto& sgd, auto& ddp) {
         for (int s = 0; s < kSteps; ++s) {
           const auto part = [&](int k) {
             const Batch b = batch_of(s * 24 + (group.rank() * 2 + k) * batch, batch);
@@ -82,7 +82,7 @@ TEST_P(DdpLaw, WeightsMakeUnequalMicroBatchesExact) {
   DdpOptions options = small_buckets();
   options.weighted = true;
   const auto weights =
-      run_ranks(ranks, options, [&](ProcessGroup& group, Net&, auto& sgd, auto& ddp) {
+      run_ranks(ranks, options, [&](ProcessGroup& group, DdpNet&, auto& sgd, auto& ddp) {
         for (int s = 0; s < kSteps; ++s) {
           int64_t at = s * 30;
           for (int r = 0; r < ranks; ++r)
@@ -111,7 +111,7 @@ TEST_P(DdpLaw, JoinGoesOnWithTheRanksThatHaveBatches) {
   const int64_t batch = 4;
   const auto batches = [&](int rank) { return kSteps - rank; };
   const auto weights =
-      run_ranks(ranks, small_buckets(), [&](ProcessGroup& group, Net&, auto& sgd, auto& ddp) {
+      run_ranks(ranks, small_buckets(), [&](ProcessGroup& group, DdpNet&, auto& sgd, auto& ddp) {
         const auto update = [&] { sgd.step(), sgd.zero_grad(); };
         ddp.join(
             [&] {
@@ -123,7 +123,7 @@ TEST_P(DdpLaw, JoinGoesOnWithTheRanksThatHaveBatches) {
             },
             update);
       });
-  const Weights expected = run_alone(kSteps, [&](Net& net, int s) {
+  const Weights expected = run_alone(kSteps, [&](DdpNet& net, int s) {
     int active = 0;
     for (int r = 0; r < ranks; ++r) active += s < batches(r);
     return loss_of(net, s * ranks * batch, active * batch);
@@ -137,7 +137,7 @@ TEST_P(DdpLaw, JoinKeepsAHalfWindow) {
   DdpOptions options = small_buckets();
   options.weighted = true;
   const auto weights =
-      run_ranks(ranks, options, [&](ProcessGroup& group, Net&, auto& sgd, auto& ddp) {
+      run_ranks(ranks, options, [&](ProcessGroup& group, DdpNet&, auto& sgd, auto& ddp) {
         const auto update = [&] { sgd.step(), sgd.zero_grad(); };
         ddp.join(
             [&] {
@@ -159,7 +159,7 @@ INSTANTIATE_TEST_SUITE_P(Ranks, DdpLaw, ::testing::Values(1, 2, 3, 4));
 // One step of two ranks with the given options, in which rank `without` leaves the branch out
 // (-1: none, -2: all). Returns the net's weights after the step.
 std::vector<Weights> step_without(int without, const DdpOptions& options, int steps = 1) {
-  return run_ranks(2, options, [&](ProcessGroup& group, Net&, auto& sgd, auto& ddp) {
+  return run_ranks(2, options, [&](ProcessGroup& group, DdpNet&, auto& sgd, auto& ddp) {
     for (int s = 0; s < steps; ++s) {
       const Batch b = batch_of(s * 8 + group.rank() * 4, 4);
       const bool branch = without != -2 && without != group.rank();
@@ -178,7 +178,7 @@ TEST(DdpUnused, IsAnErrorThatNamesThem) {
 }
 
 Weights mean_of_losses(bool first_branch, bool second_branch, int steps) {
-  return run_alone(steps, [&](Net& net, int s) {
+  return run_alone(steps, [&](DdpNet& net, int s) {
     return (loss_of(net, s * 8, 4, first_branch) + loss_of(net, s * 8 + 4, 4, second_branch)) * 0.5;
   });
 }
@@ -198,7 +198,7 @@ TEST(DdpUnused, DetectLeavesAloneWhatNobodyUsed) {
   DdpOptions options = small_buckets();
   options.unused = Unused::detect;
   const auto run = [&](bool with_first_step) {
-    return run_ranks(2, options, [&](ProcessGroup& group, Net& net, auto& sgd, auto& ddp) {
+    return run_ranks(2, options, [&](ProcessGroup& group, DdpNet& net, auto& sgd, auto& ddp) {
       const auto step = [&](bool branch) {
         const Batch b = batch_of(group.rank() * 4, 4);
         ddp.backward(nn::cross_entropy(ddp(b.x, branch), b.y));
@@ -219,7 +219,7 @@ TEST(DdpUnused, DetectLeavesAloneWhatNobodyUsed) {
 TEST(DdpUnused, ZeroDoesNotSumWhatAnEarlierStepLeft) {
   DdpOptions options = small_buckets();
   options.unused = Unused::zero;
-  run_ranks(2, options, [&](ProcessGroup& group, Net& net, auto& sgd, auto& ddp) {
+  run_ranks(2, options, [&](ProcessGroup& group, DdpNet& net, auto& sgd, auto& ddp) {
     for (const bool branch : {true, false}) {
       const Batch b = batch_of(group.rank() * 4, 4);
       ddp.backward(nn::cross_entropy(ddp(b.x, branch), b.y));
@@ -234,7 +234,7 @@ TEST(DdpUnused, ZeroDoesNotSumWhatAnEarlierStepLeft) {
 TEST(Ddp, FrozenParametersStayAndAreNotSent) {
   manual_seed(3);
   dist::run_local(2, [](ProcessGroup& group) {
-    Net net;
+    DdpNet net;
     net.shared.weight.requires_grad(false);
     const std::vector<float> before = net.shared.weight.values<float>();
     optim::Sgd sgd(net.named_parameters(), {.lr = 0.1});
@@ -253,7 +253,7 @@ TEST(Ddp, FrozenParametersStayAndAreNotSent) {
 TEST(Ddp, PlansTheOrderInWhichGradientsCome) {
   DdpOptions options = small_buckets();
   options.bucket_bytes = 200;
-  run_ranks(2, options, [](ProcessGroup& group, Net&, auto& sgd, auto& ddp) {
+  run_ranks(2, options, [](ProcessGroup& group, DdpNet&, auto& sgd, auto& ddp) {
     const auto bucket_of = [&](const std::string& name) {
       for (const dist::Bucket& bucket : ddp.reducer().buckets())
         for (const auto& item : bucket.items)
@@ -302,7 +302,7 @@ TEST(Ddp, RanksMayDisagreeAboutTheOrder) {
 }
 
 TEST(Ddp, FirstBucketIsSmallAndParametersAreWhole) {
-  run_ranks(1, small_buckets(), [](ProcessGroup&, Net& net, auto&, auto& ddp) {
+  run_ranks(1, small_buckets(), [](ProcessGroup&, DdpNet& net, auto&, auto& ddp) {
     const auto buckets = ddp.reducer().buckets();
     EXPECT_EQ(buckets[0].items.back().name, "branch.bias");
     EXPECT_EQ(buckets[0].items.size(), 2u);  // 64 bytes of bias do not fill it, the weight does
@@ -314,7 +314,7 @@ TEST(Ddp, FirstBucketIsSmallAndParametersAreWhole) {
 
 TEST(DdpErrors, ASecondBackwardInOneStep) {
   const Error e = error_of([] {
-    run_ranks(2, small_buckets(), [](ProcessGroup&, Net& net, auto&, auto&) {
+    run_ranks(2, small_buckets(), [](ProcessGroup&, DdpNet& net, auto&, auto&) {
       backward(loss_of(net, 0, 4));
       backward(loss_of(net, 4, 4));
     });
@@ -327,7 +327,7 @@ TEST(DdpErrors, StaticGraphsMayUseSeveralBackwardsButNoOthers) {
   DdpOptions options = small_buckets();
   options.static_graph = true;
   const auto weights =
-      run_ranks(2, options, [](ProcessGroup& group, Net& net, auto& sgd, auto& ddp) {
+      run_ranks(2, options, [](ProcessGroup& group, DdpNet& net, auto& sgd, auto& ddp) {
         for (int s = 0; s < 3; ++s) {
           for (int k = 0; k < 2; ++k)
             backward(loss_of(net, s * 8 + (group.rank() * 2 + k) * 2, 2) * 0.5);
@@ -337,7 +337,7 @@ TEST(DdpErrors, StaticGraphsMayUseSeveralBackwardsButNoOthers) {
       });
   expect_equal_and_close(weights, alone(8, 3));
   const Error e = error_of([&] {
-    run_ranks(2, options, [](ProcessGroup&, Net&, auto& sgd, auto& ddp) {
+    run_ranks(2, options, [](ProcessGroup&, DdpNet&, auto& sgd, auto& ddp) {
       const Batch b = batch_of(0, 4);
       for (const bool branch : {true, false}) {
         ddp.backward(nn::cross_entropy(ddp(b.x, branch), b.y));
@@ -399,7 +399,7 @@ TEST(DdpErrors, AWrongBitAfterTheReductionNamesBucketAndRank) {
   const auto run = [](int rank, dist::Verify verify) {
     manual_seed(3);
     dist::run_local(3, [&](ProcessGroup& group) {
-      Net net;
+      DdpNet net;
       optim::Sgd sgd(net.named_parameters());
       DdpOptions options = small_buckets();
       options.verify = verify;
@@ -416,7 +416,7 @@ TEST(DdpErrors, AWrongBitAfterTheReductionNamesBucketAndRank) {
 }
 
 TEST(DdpErrors, MisuseIsNamed) {
-  run_ranks(1, small_buckets(), [](ProcessGroup&, Net& net, auto& sgd, auto& ddp) {
+  run_ranks(1, small_buckets(), [](ProcessGroup&, DdpNet& net, auto& sgd, auto& ddp) {
     const auto text = [](auto f) { return std::string(error_of(f).what()); };
     EXPECT_THAT(text([&] { ddp.backward(loss_of(net, 0, 4), 2.0); }), HasSubstr("weighted"));
     EXPECT_THAT(text([&] { ddp.reducer().shadow(); }), HasSubstr("begin_join"));

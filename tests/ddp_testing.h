@@ -21,7 +21,7 @@ namespace pinion::testing {
 constexpr int64_t kFeatures = 6, kClasses = 3;
 
 // Three layers, the second used twice, and a branch that a step may leave out.
-struct Net : nn::Module {
+struct DdpNet : nn::Module {
   nn::Linear first{kFeatures, 16}, shared{16, 16}, last{16, kClasses}, branch{16, 16};
 
   Tensor operator()(const Tensor& x, bool with_branch = true) const {
@@ -85,7 +85,7 @@ std::vector<Weights> run_ranks(int ranks, const dist::DdpOptions& options, Body 
   manual_seed(3);
   std::vector<Weights> out(static_cast<size_t>(ranks));
   dist::run_local(ranks, [&](dist::ProcessGroup& group) {
-    Net net;
+    DdpNet net;
     if (group.rank() > 0) net.first.weight.copy_(Tensor::zeros(net.first.weight.shape()));
     optim::Sgd sgd(net.named_parameters(), {.lr = 0.1, .momentum = 0.9});
     const std::shared_ptr<dist::ProcessGroup> shared(&group, [](auto*) {});
@@ -100,7 +100,7 @@ std::vector<Weights> run_ranks(int ranks, const dist::DdpOptions& options, Body 
 template <class Loss>
 Weights run_alone(int steps, Loss loss) {
   manual_seed(3);
-  Net net;
+  DdpNet net;
   optim::Sgd sgd(net.named_parameters(), {.lr = 0.1, .momentum = 0.9});
   for (int step = 0; step < steps; ++step) {
     backward(loss(net, step));

@@ -17,8 +17,10 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 
 const char* kGood = R"({"train": [
-  {"id": "a", "report": "Heart size is normal.", "image_path": ["a/0.png", "a/1.png"], "split": "train"},
-  {"id": "b", "report": "Heart is enlarged. No pneumothorax.", "image_path": ["a/0.png", "a/1.png"], "split": "train"}],
+  {"id": "a", "report": "Heart size is normal.",
+   "image_path": ["a/0.png", "a/1.png"], "split": "train"},
+  {"id": "b", "report": "Heart is enlarged. No pneumothorax.",
+   "image_path": ["a/0.png", "a/1.png"], "split": "train"}],
  "val": [], "test": []})";
 
 class StudiesTest : public testing::Test {

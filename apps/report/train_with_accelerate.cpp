@@ -14,6 +14,7 @@
 #include "pinion/apps/report/evaluation.h"
 #include "pinion/apps/report/options.h"
 #include "pinion/apps/report/report_model.h"
+#include "pinion/apps/report/run_page.h"
 #include "pinion/nn/init.h"
 #include "pinion/nn/weights.h"
 #include "pinion/optim/adam.h"
@@ -280,23 +281,68 @@ class Run {
   void finish(const Net& net, const Loader& test) {
     nn::load_weights(*net, best_dir() + "/model.safetensors");
     const std::vector<Pair> pairs = written(net, test, test_);
-    const Figures figures = figures_of(pairs);
     std::vector<std::string> training_reports;
     for (int64_t i = 0; i < train_.size(); ++i) training_reports.push_back(train_.reference(i));
-    const Controls controls = controls_of(pairs, training_reports);
-    accelerator_.on_main_process([&] {
-      write_file_atomic(best_dir() + "/vocabulary.txt", state_.vocabulary);
-      record(figures);
-    });
-    accelerator_.print(
-        fmt::format("\nBest: epoch {}, val {} {:.4f}. Test:\n  as written      {}\n"
-                    "  shuffled images {}\n  best constant   {}",
-                    state_.best_epoch, o_.monitor_metric, state_.best, line_of(figures),
-                    line_of(controls.shuffled), line_of(controls.constant)));
+    RunPage page;
+    page.test = figures_of(pairs);
+    page.controls = controls_of(pairs, training_reports);
+    page.blank_report = written_of_nothing(net);
+    std::vector<Pair> blank = pairs;
+    for (Pair& pair : blank) pair.hypothesis = page.blank_report;
+    page.blank = figures_of(blank);
+    accelerator_.print(fmt::format(
+        "\nBest: epoch {}, val {} {:.4f}. Test:\n  as written      {}\n  shuffled images {}\n"
+        "  blank images    {}\n  best constant   {}",
+        state_.best_epoch, o_.monitor_metric, state_.best, line_of(page.test),
+        line_of(page.controls.shuffled), line_of(page.blank), line_of(page.controls.constant)));
     for (size_t i = 0; i < std::min<size_t>(2, pairs.size()); ++i)
       accelerator_.print(fmt::format("\n{}\n  true:    {}\n  written: {}", test_.studies()[i].id,
                                      pairs[i].references.front(), pairs[i].hypothesis));
     accelerator_.end_training();
+    accelerator_.on_main_process([&] {
+      write_file_atomic(best_dir() + "/vocabulary.txt", state_.vocabulary);
+      record(page.test);
+      write_page(page, pairs, (*net).parameter_count());
+    });
+    accelerator_.print(fmt::format(
+        "\nSaved {0}/model_best/model.safetensors; look at {0}/report.html", o_.save_dir));
+  }
+
+  std::string written_of_nothing(const Net& net) const {
+    net->eval();
+    const NoGrad no_grad;
+    const ImageForm form = o_.image_form();
+    const Tensor films = Tensor::zeros({set_->views(), form.side, form.side, form.channels},
+                                       DType::f32, accelerator_.device());
+    const auto reports =
+        write_reports((*net).encoder_decoder, (*net).visual_extractor(films), o_.decoding);
+    net->train();
+    return tokenizer_->decode(reports.front().ids);
+  }
+
+  void write_page(RunPage& page, const std::vector<Pair>& pairs, int64_t parameters) const {
+    constexpr size_t kShown = 8;
+    page.title = "Report generator: " + o_.dataset_name;
+    page.subtitle =
+        fmt::format("{} studies, {} parameters, {} rank{}, {}", train_.size(), parameters,
+                    accelerator_.num_processes(), accelerator_.num_processes() == 1 ? "" : "s",
+                    accelerator_.device().name());
+    page.metrics_path = o_.save_dir + "/metrics.jsonl";
+    for (size_t i = 0; i < std::min(kShown, pairs.size()); ++i) {
+      const StudyEntry& study = test_.studies()[i];
+      GalleryEntry entry{study.id, {}, pairs[i].references.front(), pairs[i].hypothesis};
+      for (int64_t view = 0; view < set_->views(); ++view)
+        entry.films.push_back(set_->load(study, view));
+      page.gallery.push_back(std::move(entry));
+    }
+    page.settings = {{"visual_extractor", o_.visual_extractor},
+                     {"model", o_.memory},
+                     {"d_model", std::to_string(o_.transformer.d_model)},
+                     {"batch_size", std::to_string(o_.batch_size)},
+                     {"epochs", std::to_string(o_.epochs)},
+                     {"seed", std::to_string(o_.seed)},
+                     {"mixed_precision", nn::name_of(accelerator_.mixed_precision())}};
+    write_file_atomic(o_.save_dir + "/report.html", html_of(page));
   }
 
   void record(const Figures& figures) const {
