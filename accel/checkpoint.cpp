@@ -216,18 +216,23 @@ struct Checkpoints::Impl {
     return states;
   }
 
-  // All states are read before any object changes.
+  // All ranks have read all states before any object changes.
   void load(const std::string& directory) {
+    std::optional<CheckpointReader> reader;
+    std::vector<State> states;
     ranks.each([&] {
-      CheckpointReader reader(directory);
-      const std::vector<State> states = read_parts(reader);
+      reader.emplace(directory);
+      states = read_parts(*reader);
+      return std::string();
+    });
+    ranks.each([&] {
       for (size_t i = 0; i < parts.size(); ++i) {
-        if (reader.manifest().part(parts[i].name))
+        if (reader->manifest().part(parts[i].name))
           parts[i].object->load_state(states[i]);
         else
           parts[i].object->start_fresh();
       }
-      last_step = reader.manifest().step;
+      last_step = reader->manifest().step;
       return std::string();
     });
   }

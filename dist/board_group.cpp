@@ -210,6 +210,7 @@ void BoardGroup::check_others(const Pending& pending) {
     const std::string why = lost(r);
     progress();  // what it did before it went
     if (pending.completed) return;
+    if (!late(r, pending)) continue;  // it did its part, then went
     if (!why.empty())
       break_with(Error(ErrorKind::peer_lost,
                        cat({backend(), " group: rank ", r, " ", why, " while ", "rank ", rank_,

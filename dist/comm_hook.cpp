@@ -28,7 +28,8 @@ class CastHook final : public CommHook {
   explicit CastHook(DType wire) : wire_(wire) {}
 
   void prepare(std::span<const Bucket> buckets, ProcessGroup& group) override {
-    works_.resize(buckets.size());
+    works_.assign(buckets.size(), {});  // a reducer before had other buckets
+    sent_.clear();
     for (const Bucket& b : buckets)
       sent_.push_back(group.symmetric(b.grads.shape(), wire_, b.grads.device()));
   }

@@ -105,7 +105,7 @@ PowerSgdHook::~PowerSgdHook() = default;
 Tensor PowerSgdHook::error(size_t index) const { return state_->buckets.at(index).error; }
 
 void PowerSgdHook::prepare(std::span<const Bucket> buckets, ProcessGroup& group) {
-  PINION_CHECK(state_->buckets.empty(), "PowerSGD: expected one reducer for a hook, got a second");
+  state_->buckets.clear();  // of a reducer before
   state_->plain->prepare(buckets, group);
   state_->buckets.resize(buckets.size());
   for (const Bucket& bucket : buckets) {

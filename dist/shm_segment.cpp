@@ -13,6 +13,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <mutex>
 
 #include "pinion/kernels/check.h"
 
@@ -113,7 +114,16 @@ std::shared_ptr<ShmSegment> ShmSegment::from_environment() {
   const auto [at, error] = std::from_chars(text, end, fd);
   PINION_REQUIRE(config, error == std::errc() && at == end && fd >= 0,
                  "PINION_SHM_FD: expected a descriptor, got \"", text, "\"");
-  return open(dup(fd));  // the number stays good for a second group
+  // A second group in this process shares the mapping, so that its symmetric memory is none that
+  // tensors of the first still have.
+  static std::mutex mutex;
+  static std::weak_ptr<ShmSegment> known;
+  static int known_fd = -1;
+  const std::lock_guard lock(mutex);
+  if (auto segment = known.lock(); segment && known_fd == fd) return segment;
+  auto segment = open(dup(fd));
+  known = segment, known_fd = fd;
+  return segment;
 }
 
 ShmSegment::ShmSegment(int fd, int64_t bytes) : fd_(fd), bytes_(bytes) {

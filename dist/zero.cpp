@@ -186,10 +186,12 @@ void Zero::Impl::order_launches(nn::Module& model) {
 
 void Zero::Impl::hook() {
   for (size_t i = 0; i < items_.size(); ++i)
-    if (items_[i].param.requires_grad() && items_[i].param.numel() > 0)
+    if (items_[i].param.requires_grad() && items_[i].param.numel() > 0) {
+      items_[i].hooked = true;
       items_[i].param.on_grad_ready([weak = weak_from_this(), i](const Tensor&) {
         if (const auto self = weak.lock()) self->arrive(i);
       });
+    }
 }
 
 }  // namespace pinion::dist

@@ -17,13 +17,20 @@ void zero(Tensor t) {
 
 }  // namespace
 
+// Ranks that go on would wait for this one.
+void Zero::Impl::give_up(const std::string& text) {
+  group_.abort(text);
+  fail(ErrorKind::internal, {text});
+}
+
 void Zero::Impl::arrive(size_t index) {
   Item& item = items_[index];
   Segment& s = segments_[item.segment];
-  PINION_CHECK(!s.launched, "ZeRO: a gradient of ", item.arena->items()[item.index].name,
-               " came after its sum over the ranks had begun; between two backward() call ",
-               stage() == 1 ? "set_sync(false) before the first" : "synchronize()",
-               ", and zero_grad() after each step");
+  if (s.launched)
+    give_up(cat({"ZeRO: a gradient of ", item.arena->items()[item.index].name,
+                 " came after its sum over the ranks had begun; between two backward() call ",
+                 stage() == 1 ? "set_sync(false) before the first" : "synchronize()",
+                 ", and zero_grad() after each step"}));
   finished_ = false;
   touched_ = true;
   if (!sync() && stage() == 1) return;
@@ -104,12 +111,10 @@ void Zero::Impl::finish_gradients() {
 void Zero::Impl::reduce_all() {
   advance(true);
   if (in_flight_) settle(*in_flight_);
-  for (const size_t i : order_) {  // what was frozen when this began may not be now
-    Segment& s = segments_[i];
-    if (s.expected > 0 || s.launched || s.size == 0) continue;
-    for (size_t k = s.first; k < s.end && !s.launched; ++k)
-      if (items_[k].param.requires_grad()) launch(s), settle(s);
-  }
+  for (const Item& item : items_)
+    if (!item.hooked && item.param.grad().defined())
+      give_up(cat({"ZeRO: ", item.arena->items()[item.index].name,
+                   " has a gradient, but was frozen when Zero was made"}));
   share_reached();
   for (Item& item : items_) item.arrived = false;
   for (Segment& s : segments_) {

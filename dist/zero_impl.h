@@ -48,6 +48,7 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
     size_t segment;
     int64_t offset;        // in the segment
     bool arrived = false;  // since the last reduction
+    bool hooked = false;   // tells when its gradient arrives: it was not frozen at the start
   };
   // Where its gradients are: gathering in `grads`, being reduced (`launched`), or summed in the
   // rank's piece. Stage 1 keeps `grads`, of which the piece is a part.
@@ -87,6 +88,7 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
   Tensor place(const Item& item, const Tensor& block) const;
 
   // zero_gradients.cpp
+  [[noreturn]] void give_up(const std::string& text);
   void arrive(size_t item);
   void collect(Item& item, Segment& s);
   void advance(bool all);

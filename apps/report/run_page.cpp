@@ -64,7 +64,7 @@ std::string html_of(const RunPage& page) {
                     .y_label = "cross-entropy of a word",
                     .series = {series("loss")},
                     .best = accel::Best::lowest});
-  accel::Chart validation{.title = "Validation", .x_label = "epoch", .best = accel::Best::highest};
+  accel::Chart validation{.title = "Validation", .x_label = "epoch"};
   for (const char* name : {"BLEU_4", "ROUGE_L", "F1"})
     if (accel::Series s = series(name); !s.x.empty()) validation.series.push_back(std::move(s));
   report.add_chart(validation);
