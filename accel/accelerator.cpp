@@ -51,6 +51,10 @@ void Accelerator::Joined::check_same(const AcceleratorOptions& options) const {
   PINION_REQUIRE(config, asked == settings.mixed_precision,
                  "Accelerator: expected the mixed_precision of the one that is there already, ",
                  nn::name_of(settings.mixed_precision), ", got ", nn::name_of(asked));
+  const int stage = options.zero_stage.value_or(settings.zero_stage);
+  PINION_REQUIRE(config, stage == settings.zero_stage,
+                 "Accelerator: expected the zero_stage of the one that is there already, ",
+                 settings.zero_stage, ", got ", stage);
   PINION_REQUIRE(config, !options.cpu || device == Device{},
                  "Accelerator: expected the device of the one that is there already, ",
                  device.name(), ", got cpu");
@@ -218,7 +222,16 @@ void Accelerator::print(std::string_view line) const {
 
 // --- files and trackers ---
 
+std::vector<nn::NamedTensor> Accelerator::state_of(nn::Module& module) {
+  const auto whole = summon_full_params();
+  std::vector<nn::NamedTensor> out = module.state();
+  if (settings().zero_stage == 3)  // they are about to go
+    for (nn::NamedTensor& t : out) t.tensor = t.tensor.clone();
+  return out;
+}
+
 void Accelerator::save_model_of(nn::Module& module, const std::string& directory) {
+  const auto whole = summon_full_params();
   main_process_first([&] {
     if (!is_main_process()) return;
     make_dirs(directory);
