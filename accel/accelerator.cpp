@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <mutex>
 
+#include "pinion/accel/tensorboard.h"
 #include "pinion/nn/weights.h"
 #include "pinion/runtime/autograd.h"
 #include "pinion/runtime/fs.h"
@@ -258,7 +259,9 @@ void Accelerator::init_trackers(const std::string& run_name, std::span<const Fie
         trackers_[kind] = std::make_unique<CsvTracker>(directory + "/metrics.csv", start);
         break;
       case TrackerKind::tensorboard:
-        fail(ErrorKind::config, {"init_trackers: this version writes no TensorBoard events"});
+        trackers_[kind] = std::make_unique<TensorBoardTracker>(directory);
+        if (start == TrackerStart::replace) trackers_[kind]->go_back(0);  // over earlier files
+        break;
     }
   }
 }
@@ -273,6 +276,14 @@ void Accelerator::log(std::initializer_list<Field> values, int64_t step) {
 Tracker* Accelerator::get_tracker(TrackerKind kind) const {
   const auto at = trackers_.find(kind);
   return at == trackers_.end() ? nullptr : at->second.get();
+}
+
+Profile Accelerator::profile(const std::string& directory) const {
+  const std::string& where = directory.empty() ? logging_dir() : directory;
+  PINION_CHECK(!where.empty(),
+               "profile: expected a directory, or logging_dir or project_dir in the options");
+  make_dirs(where);
+  return Profile(cat({where, "/profile_", process_index(), ".json"}), process_index());
 }
 
 void Accelerator::end_training() {

@@ -28,6 +28,7 @@
 #include "pinion/accel/executable_batch_size.h"
 #include "pinion/accel/gather.h"
 #include "pinion/accel/prepared.h"
+#include "pinion/accel/profile.h"
 #include "pinion/accel/tracker.h"
 
 namespace pinion::accel {
@@ -282,6 +283,10 @@ class Accelerator {
   void log(std::initializer_list<Field> values, int64_t step);
   Tracker* get_tracker(TrackerKind kind) const;  // null on other ranks and without init_trackers()
   void end_training();                           // [all] closes them
+
+  // While what it gives lives, every rank records where its time goes, and then writes it to
+  // profile_<rank>.json in `directory`, or without one in logging_dir (accel/profile.h).
+  [[nodiscard]] Profile profile(const std::string& directory = {}) const;
 
  private:
   struct Joined;
