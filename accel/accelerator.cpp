@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <mutex>
 
+#include "pinion/accel/tensorboard.h"
 #include "pinion/nn/weights.h"
 #include "pinion/runtime/autograd.h"
 #include "pinion/runtime/fs.h"
@@ -51,6 +52,10 @@ void Accelerator::Joined::check_same(const AcceleratorOptions& options) const {
   PINION_REQUIRE(config, asked == settings.mixed_precision,
                  "Accelerator: expected the mixed_precision of the one that is there already, ",
                  nn::name_of(settings.mixed_precision), ", got ", nn::name_of(asked));
+  const int stage = options.zero_stage.value_or(settings.zero_stage);
+  PINION_REQUIRE(config, stage == settings.zero_stage,
+                 "Accelerator: expected the zero_stage of the one that is there already, ",
+                 settings.zero_stage, ", got ", stage);
   PINION_REQUIRE(config, !options.cpu || device == Device{},
                  "Accelerator: expected the device of the one that is there already, ",
                  device.name(), ", got cpu");
@@ -218,7 +223,16 @@ void Accelerator::print(std::string_view line) const {
 
 // --- files and trackers ---
 
+std::vector<nn::NamedTensor> Accelerator::state_of(nn::Module& module) {
+  const auto whole = summon_full_params();
+  std::vector<nn::NamedTensor> out = module.state();
+  if (settings().zero_stage == 3)  // they are about to go
+    for (nn::NamedTensor& t : out) t.tensor = t.tensor.clone();
+  return out;
+}
+
 void Accelerator::save_model_of(nn::Module& module, const std::string& directory) {
+  const auto whole = summon_full_params();
   main_process_first([&] {
     if (!is_main_process()) return;
     make_dirs(directory);
@@ -245,7 +259,9 @@ void Accelerator::init_trackers(const std::string& run_name, std::span<const Fie
         trackers_[kind] = std::make_unique<CsvTracker>(directory + "/metrics.csv", start);
         break;
       case TrackerKind::tensorboard:
-        fail(ErrorKind::config, {"init_trackers: this version writes no TensorBoard events"});
+        trackers_[kind] = std::make_unique<TensorBoardTracker>(directory);
+        if (start == TrackerStart::replace) trackers_[kind]->go_back(0);  // over earlier files
+        break;
     }
   }
 }
@@ -260,6 +276,14 @@ void Accelerator::log(std::initializer_list<Field> values, int64_t step) {
 Tracker* Accelerator::get_tracker(TrackerKind kind) const {
   const auto at = trackers_.find(kind);
   return at == trackers_.end() ? nullptr : at->second.get();
+}
+
+Profile Accelerator::profile(const std::string& directory) const {
+  const std::string& where = directory.empty() ? logging_dir() : directory;
+  PINION_CHECK(!where.empty(),
+               "profile: expected a directory, or logging_dir or project_dir in the options");
+  make_dirs(where);
+  return Profile(cat({where, "/profile_", process_index(), ".json"}), process_index());
 }
 
 void Accelerator::end_training() {

@@ -28,6 +28,7 @@
 #include "pinion/accel/executable_batch_size.h"
 #include "pinion/accel/gather.h"
 #include "pinion/accel/prepared.h"
+#include "pinion/accel/profile.h"
 #include "pinion/accel/tracker.h"
 
 namespace pinion::accel {
@@ -84,10 +85,15 @@ class Accelerator {
   auto prepare(T&&... objects) {
     kept_.reset();
     (check_place(objects), ...);
-    if constexpr (sizeof...(T) == 1)
-      return wrap(objects...);
-    else
-      return std::tuple{wrap(objects)...};
+    if constexpr (sizeof...(T) == 1) {
+      auto handle = wrap(objects...);
+      conductor_->shard_optimizers();
+      return handle;
+    } else {
+      auto handles = std::tuple{wrap(objects)...};
+      conductor_->shard_optimizers();
+      return handles;
+    }
   }
   template <class M>
   M& unwrap_model(const AcceleratedModel<M>& model) const {
@@ -117,6 +123,14 @@ class Accelerator {
       c->no_sync = before;
     });
   }
+  // ZeRO stage 3 with units of one's own (AcceleratorOptions::zero): f() with the parameters of
+  // one of them, which are nowhere else.
+  Tensor run_unit(nn::Module& unit, const std::function<Tensor()>& f) {
+    return conductor_->run(unit, f);
+  }
+  // [all] While what it gives lives, the parameters of all models are there, for all that does not
+  // go through a handle; at stages below 3 they always are. No step meanwhile.
+  [[nodiscard]] GradientSync::Whole summon_full_params() { return conductor_->whole(); }
   // The next backward reduces gradients, whatever was said before.
   void trigger_sync_in_backward() {
     conductor_->no_sync = false;
@@ -227,9 +241,10 @@ class Accelerator {
   bool end_of_dataloader() const { return conductor_->end_of_dataloader(); }
 
   // --- files ---
+  // [all]
   template <class M>
   std::vector<nn::NamedTensor> get_state_dict(const AcceleratedModel<M>& model) {
-    return model->state();
+    return state_of(*model);
   }
   // [all] `directory`/model.safetensors, by the main process; the others wait for it.
   template <class M>
@@ -268,6 +283,10 @@ class Accelerator {
   void log(std::initializer_list<Field> values, int64_t step);
   Tracker* get_tracker(TrackerKind kind) const;  // null on other ranks and without init_trackers()
   void end_training();                           // [all] closes them
+
+  // While what it gives lives, every rank records where its time goes, and then writes it to
+  // profile_<rank>.json in `directory`, or without one in logging_dir (accel/profile.h).
+  [[nodiscard]] Profile profile(const std::string& directory = {}) const;
 
  private:
   struct Joined;
@@ -311,6 +330,7 @@ class Accelerator {
   std::pair<int64_t, int64_t> share(int64_t count) const;  // [begin, end) of this rank
   int64_t largest_share(int64_t count) const;
   std::vector<Conductor::Optimizer*> owners_of(const char* op, const std::vector<Tensor>& list);
+  std::vector<nn::NamedTensor> state_of(nn::Module& module);
   void save_model_of(nn::Module& module, const std::string& directory);
 
   AcceleratorOptions options_;

@@ -3,6 +3,7 @@
 #include "pinion/accel/accelerator.h"
 #include "pinion/accel/checkpoint_parts.h"
 #include "pinion/accel/signals.h"
+#include "pinion/accel/zero_parts.h"
 #include "pinion/runtime/fs.h"
 
 namespace pinion::accel {
@@ -44,9 +45,15 @@ Checkpoints& Accelerator::checkpoints_at(const std::string& root) {
     kept->add(numbered("model", i), std::make_unique<ModelPart>(*c.models()[i]), {.weights = true});
   for (size_t i = 0; i < c.optimizers().size(); ++i) {
     optim::Optimizer& optimizer = *c.optimizers()[i]->optimizer;
-    kept->add(numbered("optimizer", i), std::make_unique<OptimizerPart>(optimizer));
-    kept->add(numbered("gradients", i), std::make_unique<GradientsPart>(optimizer),
-              {.placement = Placement::per_rank});
+    if (settings().zero_stage == 0)
+      kept->add(numbered("optimizer", i), std::make_unique<OptimizerPart>(optimizer));
+    else
+      kept->add(numbered("optimizer", i), std::make_unique<OptimizerSlicesPart>(optimizer),
+                {.placement = Placement::sharded});
+    std::unique_ptr<Checkpointable> gradients = std::make_unique<GradientsPart>(optimizer);
+    if (dist::Zero* zero = c.zero_of(optimizer); zero && zero->stage() > 1)
+      gradients = std::make_unique<GradientSumsPart>(optimizer, *zero);
+    kept->add(numbered("gradients", i), std::move(gradients), {.placement = Placement::per_rank});
   }
   for (size_t i = 0; i < c.schedulers().size(); ++i)
     kept->add(numbered("scheduler", i), std::make_unique<SchedulerPart>(*c.schedulers()[i]));
@@ -87,6 +94,7 @@ std::string Accelerator::save_state(const std::string& root, bool best) {
   for (const auto& hook : before_save_) hook();
   Checkpoints& checkpoints = checkpoints_at(root.empty() ? checkpoint_root() : root);
   (void)scaler();  // its iteration ends before it is kept
+  const auto whole = summon_full_params();
   checkpoints.save(conductor_->updates(), best);
   return checkpoints.directory_of(conductor_->updates());
 }
@@ -94,6 +102,7 @@ std::string Accelerator::save_state(const std::string& root, bool best) {
 bool Accelerator::resume_state(const std::string& root) {
   for (const auto& hook : before_load_) hook();
   (void)scaler();
+  const auto whole = summon_full_params();
   return checkpoints_at(root.empty() ? checkpoint_root() : root).resume().has_value();
 }
 
@@ -111,6 +120,7 @@ void Accelerator::load_state(const std::string& path) {
   if (exists(where + "/MANIFEST.json")) {
     for (const auto& hook : before_load_) hook();
     (void)scaler();
+    const auto whole = summon_full_params();
     const size_t slash = where.find_last_not_of('/');
     const std::string directory = where.substr(0, slash + 1);
     const size_t cut = directory.rfind('/');

@@ -61,7 +61,10 @@ void GradientsPart::load_state(const State& state) {
     Tensor parameter = at->tensor;
     parameter.set_grad(t.tensor.to(parameter.device()));
   }
-  if (!state.tensors.empty()) optimizer_.multiply_gradients(state.real("pending_scale"));
+  if (state.tensors.empty()) return;
+  // Inside a window it is 1, and asking for more would have a sharded optimizer reduce too early.
+  if (const double scale = state.real("pending_scale"); scale != 1)
+    optimizer_.multiply_gradients(scale);
 }
 
 State SchedulerPart::state() {

@@ -19,6 +19,13 @@ optim::GradScalerOptions scaler_options(const AcceleratorOptions& options, nn::P
   return out;
 }
 
+dist::ZeroOptions zero_options(const AcceleratorOptions& options, const RunSettings& settings) {
+  dist::ZeroOptions out = options.zero;
+  out.stage = settings.zero_stage;
+  out.reduce = dist::ReduceOp::mean;  // as the window expects
+  return out;
+}
+
 template <class T>
 bool contains(const std::vector<T*>& list, const T* item) {
   return std::find(list.begin(), list.end(), item) != list.end();
@@ -38,13 +45,9 @@ Conductor::Conductor(dist::ProcessGroup& group, const AcceleratorOptions& option
       step_with_optimizer_(options.step_scheduler_with_optimizer),
       compat_(options.scheduler_compat),
       gradient_clipping_(settings.gradient_clipping),
-      sync_(group, options.ddp, options.broadcast_buffers),
+      sync_(group, options.ddp, options.broadcast_buffers, zero_options(options, settings)),
       scaler_(scaler_options(options, settings.mixed_precision)),
-      window_(group.size()) {
-  PINION_REQUIRE(config, settings.zero_stage == 0,
-                 "Accelerator: expected ZeRO stage 0, which is all it has now, got ",
-                 settings.zero_stage);
-}
+      window_(group.size()) {}
 
 // --- what was prepared ---
 

@@ -36,7 +36,8 @@ class Conductor {
   Optimizer& add(optim::Optimizer& optimizer);
   void add(optim::Scheduler& scheduler);
   void add(BatchFeed& feed);
-  void forget();  // all of it
+  void shard_optimizers() { sync_.shard(); }  // after the last one, with ZeRO
+  void forget();                              // all of it
 
   // --- loops over prepared loaders; the innermost counts ---
   void enter(BatchFeed& feed) { active_.push_back(&feed); }
@@ -48,6 +49,10 @@ class Conductor {
 
   // --- the step ---
   void before_forward(nn::Module& module) { sync_.before_forward(module, sync_gradients); }
+  bool gathers(const nn::Module& module) const { return sync_.gathers(module); }
+  Tensor run(nn::Module& module, const std::function<Tensor()>& f) { return sync_.run(module, f); }
+  GradientSync::Whole whole() { return sync_.whole(); }
+  dist::Zero* zero_of(const optim::Optimizer& o) const { return sync_.zero_of(o); }
   void begin_micro_batch();  // accumulate(): what follows, until end_micro_batch(), is weighed
   void end_micro_batch() { guarded_ = false; }
   void backward(const Tensor& loss, std::optional<double> weight);

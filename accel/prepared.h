@@ -21,7 +21,13 @@ class AcceleratedModel {
   auto operator()(A&&... arguments) const {
     conductor_->before_forward(*module_);
     const nn::Autocast autocast(conductor_->precision());
-    return in_f32((*module_)(std::forward<A>(arguments)...));
+    const auto call = [&] { return (*module_)(std::forward<A>(arguments)...); };
+    if (!conductor_->gathers(*module_)) return in_f32(call());
+    if constexpr (std::is_same_v<decltype(call()), Tensor>)
+      return in_f32(conductor_->run(*module_, call));
+    else
+      fail(ErrorKind::config, {"ZeRO stage 3: expected a model that gives one tensor, or units in "
+                               "AcceleratorOptions::zero that do"});
   }
   M& operator*() const { return *module_; }
   M* operator->() const { return module_; }

@@ -76,9 +76,12 @@ int fsdp_stage(const Environment& env) {
   Environment::refuse(kName, "full_shard, shard_grad_op or no_shard", strategy);
 }
 
-int zero_stage(const Environment& env) {
+int zero_stage(const Environment& env, const AcceleratorOptions& options) {
+  const int own = options.zero_stage.value_or(0);
+  PINION_REQUIRE(config, own >= 0 && own <= 3, "Accelerator: expected zero_stage 0 to 3, got ",
+                 own);
   if (env.flag("ACCELERATE_USE_FSDP")) return fsdp_stage(env);
-  if (!env.flag("ACCELERATE_USE_DEEPSPEED")) return 0;
+  if (!env.flag("ACCELERATE_USE_DEEPSPEED")) return own;
   constexpr const char* kName = "ACCELERATE_DEEPSPEED_ZERO_STAGE";
   const int stage = env.number<int>(kName, 0).value_or(2);
   if (stage > 3) Environment::refuse(kName, "0 to 3", std::to_string(stage));
@@ -103,7 +106,7 @@ RunSettings resolve(const AcceleratorOptions& options, const Lookup& lookup) {
                "Accelerator: expected gradient_accumulation_steps of at least 1, got ",
                s.gradient_accumulation_steps);
   s.gradient_clipping = clipping(env);
-  s.zero_stage = zero_stage(env);
+  s.zero_stage = zero_stage(env, options);
   s.cpu = options.cpu || env.flag("ACCELERATE_USE_CPU");
   s.device = env.text("ACCELERATE_TORCH_DEVICE").value_or("");
   return s;

@@ -14,6 +14,7 @@
 #include "pinion/accel/checkpoint.h"
 #include "pinion/dist/reducer.h"
 #include "pinion/dist/world.h"
+#include "pinion/dist/zero.h"
 #include "pinion/nn/amp.h"
 #include "pinion/optim/grad_scaler.h"
 
@@ -38,8 +39,12 @@ struct AcceleratorOptions {
   bool sync_with_dataloader = true;           // the end of a loader ends an accumulation window
   bool step_scheduler_with_optimizer = true;  // false: scheduler.step() always counts one
   SchedulerCompat scheduler_compat = SchedulerCompat::updates;
-  optim::GradScalerOptions scaler{};    // of fp16; `enabled` is decided by the precision
-  dist::ReducerOptions ddp{};           // buckets, unused parameters, compression of gradients
+  optim::GradScalerOptions scaler{};  // of fp16; `enabled` is decided by the precision
+  dist::ReducerOptions ddp{};         // buckets, unused parameters, compression of gradients
+  // ZeRO: optimizers, gradients, parameters in shards (dist/zero.h). `zero` says how; its stage and
+  // reduce are not looked at. Without units a model is one: whole while it is called.
+  std::optional<int> zero_stage{};  // 0: no sharding
+  dist::ZeroOptions zero{};
   bool broadcast_buffers = true;        // rank 0's, before each forward that is trained on
   CheckpointOptions checkpoints{};      // root: project_dir/checkpoints unless it is set
   dist::ProcessGroup* group = nullptr;  // instead of the environment's: for ranks that are threads
@@ -50,7 +55,7 @@ struct RunSettings {
   nn::Precision mixed_precision = nn::Precision::no;
   int64_t gradient_accumulation_steps = 1;
   double gradient_clipping = 0;  // max_norm of every step that nobody clipped; 0: none
-  int zero_stage = 0;            // of ACCELERATE_USE_DEEPSPEED or ACCELERATE_USE_FSDP
+  int zero_stage = 0;            // 0 to 3
   bool cpu = false;
   std::string device;  // "": cuda where there is one
 };

@@ -22,6 +22,7 @@ int Zero::stage() const { return impl_->stage(); }
 void Zero::set_sync(bool on) { impl_->set_sync(on); }
 bool Zero::sync() const { return impl_->sync(); }
 void Zero::synchronize() { impl_->synchronize(); }
+void Zero::keep_sums() { impl_->keep_sums(); }
 Tensor Zero::run(nn::Module& unit, const std::function<Tensor()>& f) { return impl_->run(unit, f); }
 Zero::Whole::Whole(Zero& zero) : zero_(zero) { zero_.impl_->begin_whole(); }
 Zero::Whole::~Whole() { zero_.impl_->end_whole(); }

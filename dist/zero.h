@@ -96,6 +96,10 @@ class Zero {
   std::vector<optim::StateSlice> parameter_slices();
   void load_parameter_slices(const optim::ReadSlice& read);
   std::vector<nn::NamedTensor> state();
+  // In the middle of an accumulation, at stages 2 and 3: after synchronize() the sums so far are
+  // the gradients of the parts of the optimizer's arenas. Once they are written back there, with
+  // Arena::set_reached(), this makes them the sums that later gradients are added to.
+  void keep_sums();
 
   class Impl;
 

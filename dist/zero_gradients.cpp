@@ -104,6 +104,12 @@ void Zero::Impl::synchronize() {
   if (stage() > 1 || sync()) reduce_all();
 }
 
+void Zero::Impl::keep_sums() {
+  PINION_CHECK(stage() > 1, "ZeRO: expected stage 2 or 3 to keep sums of gradients, got ", stage());
+  for (Segment& s : segments_) s.summed = s.size > 0;
+  finished_ = true;
+}
+
 void Zero::Impl::finish_gradients() {
   if (!finished_) reduce_all();
 }

@@ -25,6 +25,7 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
   void set_sync(bool on) { sync_ = on; }
   bool sync() const { return sync_; }
   void synchronize();
+  void keep_sums();
   void finish_gradients() override;
   optim::GradStats measure() override;
   void after_step() override;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pinion/runtime/contents.h"
 
+#include <atomic>
+
 #include "pinion/runtime/tensor_impl.h"
 
 namespace pinion {
@@ -12,6 +14,10 @@ namespace {
 void point_at(TensorImpl& t, detail::Storage* storage, void* data) {
   PINION_CHECK(!t.node, "contents: expected a leaf, got the result of an op");
   storage->refs.up();
+  // Versions go on: new memory may lie where the old was, and a copy of that is of another version.
+  const uint64_t next = t.storage->version.load(std::memory_order_relaxed) + 1;
+  if (storage->version.load(std::memory_order_relaxed) < next)
+    storage->version.store(next, std::memory_order_relaxed);
   t.leave_storage();
   t.storage = storage;
   t.data = data;

@@ -53,11 +53,12 @@ class AccelerateTrain : public testing::Test {
 
   // On one rank plainly, on several by the launcher, each with its share of a batch of 32.
   Result train(int ranks, const std::string& run, std::vector<std::string> arguments = {},
-               int batch = 32) const {
+               int batch = 32, const std::vector<std::string>& flags = {}) const {
     std::vector<std::string> all;
     if (ranks > 1)
       all = {PINION_BINARY_DIR "/pinion", "launch", "--cpu",
              "--num_processes=" + std::to_string(ranks)};
+    all.insert(all.end(), flags.begin(), flags.end());
     all.insert(all.end(), {kTrain, "--output_dir=" + dir_ / run});
     arguments.push_back("--batch_size=" + std::to_string(batch / ranks));
     all.insert(all.end(), arguments.begin(), arguments.end());
@@ -104,6 +105,22 @@ TEST_F(AccelerateTrain, TrainsTheModelOfSimpleTrainOnAnyNumberOfRanks) {
   }
   ASSERT_EQ(train(2, "windows", {"--gradient_accumulation_steps=4"}, 8).code, 0);
   EXPECT_LE(distance("simple", "windows"), 1e-6);
+}
+
+TEST_F(AccelerateTrain, ShardsWhenTheLauncherSaysSo) {
+  ASSERT_EQ(train(2, "plain").code, 0);
+  const std::vector<std::string> asked[] = {{"--use_deepspeed", "--zero_stage", "1"},
+                                            {"--use_deepspeed", "--zero_stage", "2"},
+                                            {"--use_fsdp", "--fsdp_sharding_strategy=FULL_SHARD"}};
+  for (const auto& flags : asked) {
+    const std::string run = "zero" + flags.back();
+    const Result result = train(2, run, {"--epochs=3", "--save_every=1", "--resume"}, 32, flags);
+    ASSERT_EQ(result.code, 0) << result.err;
+    ASSERT_EQ(train(2, run, {"--save_every=1", "--resume"}, 32, flags).code, 0);
+    EXPECT_LE(distance("plain", run), 1e-6) << flags.back();
+    EXPECT_TRUE(exists(dir_ / run + "/checkpoints/step-160/shard-1.safetensors"));
+  }
+  EXPECT_EQ(train(2, "zero2", {"--epochs=6", "--save_every=1", "--resume"}).code, 80);
 }
 
 TEST_F(AccelerateTrain, ResumesAsIfItHadNotStopped) {

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "pinion/optim/schedule.h"
+#include "pinion/runtime/autograd.h"
 #include "pinion/runtime/fs.h"
 #include "pinion/tests/accelerator_testing.h"
 #include "pinion/tests/fs_testing.h"
@@ -400,7 +401,8 @@ TEST(Accelerator, FindsTheLargestBatchThatFits) {
 TEST(Accelerator, TracksOnTheMainProcess) {
   const TempDir dir;
   with_accelerator(2,
-                   {.project_dir = dir.path(), .log_with = {TrackerKind::jsonl, TrackerKind::csv}},
+                   {.project_dir = dir.path(),
+                    .log_with = {TrackerKind::jsonl, TrackerKind::csv, TrackerKind::tensorboard}},
                    [](Accelerator& a) {
                      const Field config[] = {{"lr", 0.1}};
                      a.init_trackers("first", config);
@@ -414,6 +416,35 @@ TEST(Accelerator, TracksOnTheMainProcess) {
   EXPECT_EQ(read_file(run + "/metrics.jsonl", 100),
             "{\"step\":1,\"loss\":0.5}\n{\"step\":2,\"loss\":0.25}\n");
   EXPECT_THAT(read_file(run + "/metrics.csv", 100), HasSubstr("2,0.25"));
+  std::vector<std::string> events;
+  for (const std::string& name : list_dir(run))
+    if (name.starts_with("events.out.tfevents.")) events.push_back(name);
+  ASSERT_EQ(events.size(), 1u);
+  EXPECT_THAT(read_file(run + "/" + events[0], 1000), HasSubstr("loss"));
+}
+
+TEST(Accelerator, ProfilesIntoAFileOfEachRank) {
+  const TempDir dir;
+  // One after the other: a process records once at a time, and these ranks are threads of one.
+  with_accelerator(2, {.project_dir = dir.path()}, [](Accelerator& a) {
+    for (int rank = 0; rank < 2; ++rank) {
+      a.on_process(rank, [&] {
+        const Profile profile = a.profile();
+        const ProfileSpan span("forward");
+        const Tensor x = Tensor::zeros({2}).requires_grad(true);
+        pinion::backward(nn::sum(x));
+      });
+      a.wait_for_everyone();
+    }
+    EXPECT_THAT(error_of([&] { (void)Accelerator({.group = &a.group()}).profile(); }).what(),
+                HasSubstr("profile: expected a directory"));
+  });
+  for (int rank = 0; rank < 2; ++rank) {
+    const std::string trace =
+        read_file(dir.path() + "/profile_" + std::to_string(rank) + ".json", 10000);
+    EXPECT_THAT(trace, HasSubstr("\"name\":\"sum\""));
+    EXPECT_THAT(trace, HasSubstr("\"rank " + std::to_string(rank)));
+  }
 }
 
 }  // namespace
