@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <mutex>
 
+#include "pinion/accel/rank_talk.h"
 #include "pinion/accel/tensorboard.h"
 #include "pinion/nn/weights.h"
 #include "pinion/runtime/autograd.h"
@@ -104,7 +105,7 @@ void Accelerator::check_place(optim::Optimizer& optimizer) const {
 }
 
 void Accelerator::free_memory() {
-  kept_.reset();
+  drop_kept();
   conductor_->forget();
   trim(device());
 }
@@ -233,17 +234,17 @@ std::vector<nn::NamedTensor> Accelerator::state_of(nn::Module& module) {
 
 void Accelerator::save_model_of(nn::Module& module, const std::string& directory) {
   const auto whole = summon_full_params();
-  main_process_first([&] {
-    if (!is_main_process()) return;
+  RankTalk(&group(), device()).first([&] {
     make_dirs(directory);
     nn::save_weights(module, directory + "/model.safetensors");
+    return std::string();
   });
 }
 
 void Accelerator::init_trackers(const std::string& run_name, std::span<const Field> config,
                                 TrackerStart start) {
   tracking_ = !options_.log_with.empty();
-  kept_.reset();
+  drop_kept();
   if (!is_main_process() || !tracking_) return;
   PINION_CHECK(!logging_dir().empty(),
                "init_trackers: expected logging_dir or project_dir in the options");
@@ -287,7 +288,7 @@ Profile Accelerator::profile(const std::string& directory) const {
 }
 
 void Accelerator::end_training() {
-  kept_.reset();
+  drop_kept();
   trackers_.clear();
   tracking_ = false;
   wait_for_everyone();

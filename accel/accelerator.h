@@ -83,7 +83,7 @@ class Accelerator {
   // copied, and must outlive the Accelerator. A handle comes back as it is.
   template <class... T>
   auto prepare(T&&... objects) {
-    kept_.reset();
+    drop_kept();
     (check_place(objects), ...);
     if constexpr (sizeof...(T) == 1) {
       auto handle = wrap(objects...);
@@ -293,6 +293,7 @@ class Accelerator {
   struct Kept;
 
   Checkpoints& checkpoints_at(const std::string& root);
+  void drop_kept();  // [all] once what was saved is durable
   std::string checkpoint_root() const;
   void check_place(optim::Optimizer& optimizer) const;
   template <class T>
@@ -347,14 +348,22 @@ class Accelerator {
 template <class F>
 auto Accelerator::in_turns(bool first, F&& f) {
   if (!first) wait_for_everyone();
-  if constexpr (std::is_void_v<decltype(f())>) {
-    f();
+  const auto next = [&] {
     if (first) wait_for_everyone();
-  } else {
-    auto result = f();
-    if (first) wait_for_everyone();
-    return result;
+  };
+  try {
+    if constexpr (std::is_void_v<decltype(f())>) {
+      f();
+    } else {
+      auto result = f();
+      next();
+      return result;
+    }
+  } catch (...) {  // the others still have their turn
+    next();
+    throw;
   }
+  next();
 }
 
 template <class T>

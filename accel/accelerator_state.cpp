@@ -2,6 +2,7 @@
 // save_state() and load_state(): everything that was prepared, as the parts of a checkpoint.
 #include "pinion/accel/accelerator.h"
 #include "pinion/accel/checkpoint_parts.h"
+#include "pinion/accel/rank_talk.h"
 #include "pinion/accel/signals.h"
 #include "pinion/accel/zero_parts.h"
 #include "pinion/runtime/fs.h"
@@ -28,12 +29,16 @@ std::string numbered(const char* name, size_t i) { return i == 0 ? name : cat({n
 
 }  // namespace
 
+void Accelerator::drop_kept() {
+  if (const auto kept = std::exchange(kept_, {})) kept->checkpoints->close();
+}
+
 Checkpoints& Accelerator::checkpoints_at(const std::string& root) {
   const bool known = kept_ && kept_->root == root;
   if (known) return *kept_->checkpoints;
   PINION_REQUIRE(checkpoint, !conductor_->models().empty(),
                  "save_state, load_state: expected prepare() first: there is no model to keep");
-  kept_.reset();
+  drop_kept();
   auto kept = std::make_shared<Kept>();
   kept->root = root;
   CheckpointOptions options = options_.checkpoints;
@@ -87,7 +92,7 @@ std::string Accelerator::checkpoint_root() const {
 
 void Accelerator::register_for_checkpointing(Checkpointable& object) {
   registered_.push_back(&object);
-  kept_.reset();
+  drop_kept();
 }
 
 std::string Accelerator::save_state(const std::string& root, bool best) {
@@ -111,13 +116,15 @@ void Accelerator::save_if_asked() {
   if (request == SaveRequest::none) return;
   save_state();
   if (request != SaveRequest::save_and_exit) return;
-  kept_.reset();  // the next run may have the directory
+  drop_kept();  // the next run may have the directory
   end_preempted(optimizer_updates());
 }
 
 void Accelerator::load_state(const std::string& path) {
   const std::string where = path.empty() ? checkpoint_root() : path;
-  if (exists(where + "/MANIFEST.json")) {
+  const RankTalk ranks(&group(), device());  // they need not see the same files
+  if (ranks.first([&] { return std::string(exists(where + "/MANIFEST.json") ? "one" : ""); }) ==
+      "one") {
     for (const auto& hook : before_load_) hook();
     (void)scaler();
     const auto whole = summon_full_params();

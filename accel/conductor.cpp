@@ -273,6 +273,8 @@ State Conductor::progress() const {
   out.put("updates", updates_);
   out.put("micro_step", micro_step);
   out.put("given_unit", given_unit_);
+  for (size_t i = 0; i < optimizers_.size(); ++i)  // whether the gradients that are kept are spent
+    out.put(cat({"stepped_", i}), optimizers_[i]->stepped);
   return out;
 }
 
@@ -280,6 +282,8 @@ void Conductor::set_progress(const State& state) {
   updates_ = state.integer("updates");
   micro_step = state.integer("micro_step");
   given_unit_ = state.real("given_unit");
+  for (size_t i = 0; i < optimizers_.size(); ++i)
+    optimizers_[i]->stepped = state.boolean(cat({"stepped_", i}));
   window_.close();
   window_done_ = scaler_due_ = false;
   sync_gradients = true;

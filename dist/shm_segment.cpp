@@ -13,7 +13,6 @@
 #include <cstring>
 #include <map>
 #include <mutex>
-#include <mutex>
 
 #include "pinion/kernels/check.h"
 

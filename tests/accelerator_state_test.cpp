@@ -104,7 +104,7 @@ TEST(AcceleratorState, LoadingNothingIsAnError) {
   EXPECT_THAT(error_of([&] { a.save_state(); }).what(), HasSubstr("expected prepare() first"));
   Line line;
   optim::Sgd sgd(line.named_parameters());
-  auto [model, optimizer] = a.prepare(line, sgd);
+  a.prepare(line, sgd);
   EXPECT_FALSE(a.resume_state());
   const Error e = error_of([&] { a.load_state(); });
   EXPECT_EQ(e.kind(), ErrorKind::checkpoint);
