@@ -40,6 +40,7 @@ struct BatchFeed::Crew {
         make(make_batch),
         owner(loader),
         order(samples, o.shuffle, o.seed),
+        plan(samples, o.batch_size, o.drop_last, {}),
         slot(static_cast<size_t>(slot_count)) {}
 
   ~Crew() {
@@ -51,19 +52,32 @@ struct BatchFeed::Crew {
     for (std::thread& worker : workers) worker.join();
   }
 
-  // The samples of a batch that starts at position `at` of the order; none at the end.
-  int64_t batch_at(int64_t at) const {
-    const int64_t count = std::min(options.batch_size, order.samples() - at);
-    return count < options.batch_size && options.drop_last ? 0 : count;
+  // The samples of this rank's batch in the round that begins at `begin`. Where the epoch is
+  // continued from its beginning, they do not lie side by side and are put into the slot.
+  std::span<const int64_t> indices_of(int64_t begin, int at) {
+    const ShardBatch batch = plan.of(begin);
+    const int64_t n = order.samples();
+    if (batch.begin + batch.rows <= n) return order.take(batch.begin, batch.rows);
+    std::vector<int64_t>& list = slot[static_cast<size_t>(at)].wrapped;
+    list.clear();
+    for (int64_t p = batch.begin; p < batch.begin + batch.rows; ++p)
+      list.push_back(order.take(p % n, 1)[0]);
+    return list;
   }
 
   int next_inline() {
-    const int64_t count = batch_at(consumed);
-    if (count == 0) return end_epoch();
+    if (!plan.has(consumed)) return end_epoch();
     const MemoryTagScope tag(MemoryTag::data);
-    make(owner, 0, order.take(consumed, count));
-    consumed += count;
-    return 0;
+    slot[0].indices = indices_of(consumed, 0);
+    make(owner, 0, slot[0].indices);
+    current = &slot[0];
+    return hand_out(0);
+  }
+
+  int hand_out(int at) {
+    begin_of_current = consumed;
+    consumed = plan.after(consumed);
+    return at;
   }
 
   int end_epoch() {
@@ -75,9 +89,8 @@ struct BatchFeed::Crew {
 
   int next_from_workers() {
     std::unique_lock lock(mutex);
-    const int64_t count = batch_at(consumed);
     holding = false;  // the caller is done with the batch before
-    if (count == 0) return end_epoch();
+    if (!plan.has(consumed)) return end_epoch();
     if (workers.empty()) start_workers();
     if (running)
       work_ready.notify_one();  // one slot became free
@@ -92,9 +105,9 @@ struct BatchFeed::Crew {
       std::rethrow_exception(error);
     }
     mine.ready = false;
-    consumed += count;
     holding = true;
-    return static_cast<int>(delivered++ % slot_count);
+    current = &mine;
+    return hand_out(static_cast<int>(delivered++ % slot_count));
   }
 
   void start_workers() {
@@ -105,7 +118,7 @@ struct BatchFeed::Crew {
   // Whether the next batch may be claimed. The slot of the batch in the caller's hands, number
   // delivered - 1, is not free yet.
   bool may_claim() const {
-    return running && made - delivered < slot_count - (holding ? 1 : 0) && batch_at(claimed) > 0;
+    return running && made - delivered < slot_count - (holding ? 1 : 0) && plan.has(claimed);
   }
 
   void work() {
@@ -116,8 +129,9 @@ struct BatchFeed::Crew {
       work_ready.wait(lock, [&] { return stopping || may_claim(); });
       if (stopping) return;
       const int at = static_cast<int>(made++ % slot_count);
-      const std::span<const int64_t> indices = order.take(claimed, batch_at(claimed));
-      claimed += static_cast<int64_t>(indices.size());
+      const std::span<const int64_t> indices = indices_of(claimed, at);
+      slot[static_cast<size_t>(at)].indices = indices;
+      claimed = plan.after(claimed);
       ++busy;
       lock.unlock();
       std::exception_ptr error;
@@ -138,7 +152,7 @@ struct BatchFeed::Crew {
   void rewind(std::unique_lock<std::mutex>& lock) {
     running = false;
     batch_ready.wait(lock, [&] { return busy == 0; });
-    for (Slot& s : slot) s = Slot();
+    for (Slot& s : slot) s.ready = false, s.error = nullptr;
     made = delivered;
     claimed = consumed;
   }
@@ -146,6 +160,8 @@ struct BatchFeed::Crew {
   struct Slot {
     bool ready = false;
     std::exception_ptr error;
+    std::span<const int64_t> indices;
+    std::vector<int64_t> wrapped;
   };
 
   const LoaderOptions options;
@@ -156,6 +172,7 @@ struct BatchFeed::Crew {
   mutable std::mutex mutex;  // guards everything below when there are workers
   std::condition_variable work_ready, batch_ready;
   Order order;
+  ShardPlan plan;
   int64_t epoch = 0;
   int64_t consumed = 0;   // samples of this epoch handed to the caller
   int64_t claimed = 0;    // samples of this epoch that a worker has taken on
@@ -166,6 +183,8 @@ struct BatchFeed::Crew {
   bool stopping = false;
   int busy = 0;  // workers inside make()
   std::vector<Slot> slot;
+  const Slot* current = nullptr;  // of the batch handed out last
+  int64_t begin_of_current = 0;
   std::vector<std::thread> workers;
 };
 
@@ -176,9 +195,23 @@ BatchFeed::~BatchFeed() = default;
 
 int BatchFeed::slots(const LoaderOptions& options) { return checked_slots(options); }
 
-int64_t BatchFeed::batches() const {
-  const int64_t n = crew_->order.samples(), size = crew_->options.batch_size;
-  return n / size + (crew_->options.drop_last || n % size == 0 ? 0 : 1);
+int64_t BatchFeed::batches() const { return crew_->plan.rounds(); }
+
+void BatchFeed::shard(const Shard& shard) {
+  const LoaderOptions& o = crew_->options;
+  const ShardPlan plan(crew_->order.samples(), o.batch_size, o.drop_last, shard);
+  std::unique_lock lock(crew_->mutex);
+  crew_->rewind(lock);
+  crew_->plan = plan;
+}
+
+const ShardPlan& BatchFeed::plan() const { return crew_->plan; }
+
+int64_t BatchFeed::round_begin() const { return crew_->begin_of_current; }
+
+std::span<const int64_t> BatchFeed::indices() const {
+  PINION_CHECK(crew_->current, "DataLoader: expected a batch that was handed out, got none");
+  return crew_->current->indices;
 }
 
 int BatchFeed::next() {

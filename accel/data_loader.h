@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "pinion/accel/data_set.h"
+#include "pinion/accel/shard.h"
 
 namespace pinion::accel {
 
@@ -26,8 +27,9 @@ struct LoaderOptions {
   uint64_t seed = 0;       // of the order
 };
 
-// Where a loader stands: the next batch begins at sample `consumed` of the order of `epoch`. The
-// other two tell an order that cannot be the same.
+// Where a loader stands: the next batch begins at sample `consumed` of the order of `epoch`,
+// counted over all ranks, so that any number of ranks may go on from there. The other two tell an
+// order that cannot be the same.
 struct LoaderState {
   int64_t epoch = 0;
   int64_t consumed = 0;
@@ -49,6 +51,12 @@ class BatchFeed {
 
   static int slots(const LoaderOptions& options);  // how many the owner must have
   int64_t batches() const;                         // in a whole epoch
+  // From now on the batches are those of one of several ranks; the position stays.
+  void shard(const Shard& shard);
+  const ShardPlan& plan() const;
+  // Of the batch that was handed out last: where its round began, and the indices of its samples.
+  int64_t round_begin() const;
+  std::span<const int64_t> indices() const;
   // The slot that holds the next batch, valid until the next call; -1 at the end of an epoch, where
   // the position moves to the start of the next. Rethrows what `make` threw; the position then
   // stays before that batch.
@@ -99,6 +107,10 @@ class DataLoader {
   const D& data() const { return data_; }
   int64_t samples() const { return data_.size(); }
   int64_t batches() const { return feed_.batches(); }  // in a whole epoch
+  // The indices of the samples of the batch that was handed out last.
+  std::span<const int64_t> indices() const { return feed_.indices(); }
+  // What does not depend on the type of batches; Accelerator::prepare() shards it among ranks.
+  BatchFeed& feed() { return feed_; }
 
   // After a batch was handed out, its samples count as consumed. restore() of a state from another
   // loader with the same data and seed gives the batches that were still to come there.

@@ -55,6 +55,11 @@ thead th{color:var(--soft);font-weight:500}
 .confusion th:first-child{text-align:left;padding-left:0}
 .confusion .side{color:var(--soft)}
 footer{color:var(--soft);font-size:13px;margin-top:28px}
+
+.pictures{display:flex;flex-wrap:wrap;gap:18px;margin:14px 0}
+.pictures>div{flex:1 1 280px}
+.pictures img{width:48%;min-width:120px;margin-right:2%;border-radius:6px;
+image-rendering:auto}
 @media print{body{background:#fff}section,.values>div{break-inside:avoid}}
 )css";
 
@@ -144,6 +149,31 @@ void HtmlReport::add_values(
     body_ +=
         fmt::format("<div><dt>{}</dt><dd>{}</dd></div>\n", html_escaped(name), html_escaped(value));
   body_ += "</dl>\n";
+}
+
+std::string base64(std::string_view bytes) {
+  constexpr char kDigits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string out;
+  for (size_t i = 0; i < bytes.size(); i += 3) {
+    uint32_t word = 0;
+    for (size_t k = 0; k < 3; ++k)
+      word = word << 8 | (i + k < bytes.size() ? static_cast<uint8_t>(bytes[i + k]) : 0);
+    for (size_t k = 0; k < 4; ++k)
+      out += i + k <= bytes.size() ? kDigits[word >> (18 - 6 * k) & 63] : '=';
+  }
+  return out;
+}
+
+void HtmlReport::add_pictures(const std::vector<std::string>& png_files,
+                              const std::vector<std::pair<std::string, std::string>>& lines) {
+  open_block(false);
+  body_ += "<section class=\"pictures\">\n<div>";
+  for (const std::string& png : png_files)
+    body_ += "<img alt=\"\" src=\"data:image/png;base64," + base64(png) + "\">";
+  body_ += "</div>\n<div>";
+  for (const auto& [name, text] : lines)
+    body_ += fmt::format("<p><b>{}</b> {}</p>", html_escaped(name), html_escaped(text));
+  body_ += "</div>\n</section>\n";
 }
 
 void HtmlReport::add_chart(const Chart& chart) {

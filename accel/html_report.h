@@ -52,6 +52,10 @@ class HtmlReport {
   void add_values(const std::vector<std::pair<std::string, std::string>>& name_and_value);
   void add_chart(const Chart& chart);  // neighbouring charts stand side by side where there is room
   void add_table(const Table& table);
+  // Pictures side by side, with lines of text under them: a bold name, then what it is. The bytes
+  // are those of PNG files.
+  void add_pictures(const std::vector<std::string>& png_files,
+                    const std::vector<std::pair<std::string, std::string>>& lines);
   void add_confusion(std::string_view title, const ConfusionMatrix& matrix);
 
   std::string html() const;  // the whole page
@@ -66,6 +70,9 @@ class HtmlReport {
 // Text with the five characters that HTML gives a meaning, and control characters, replaced; bytes
 // that are not UTF-8 become U+FFFD.
 std::string html_escaped(std::string_view text);
+
+// RFC 4648, section 4.
+std::string base64(std::string_view bytes);
 
 // The chart as an <svg> element, for a page of one's own; its colours are CSS variables with values
 // to fall back on.

@@ -49,6 +49,19 @@ File open_tracker(const std::string& path, TrackerStart start) {
   return File(path, OpenMode::append);
 }
 
+int64_t synced_size(File& file) {
+  file.sync();
+  return file.size();
+}
+
+// A file that is shorter than it was is not the one that the position is of.
+void cut(File& file, int64_t position) {
+  const int64_t size = file.size();
+  PINION_REQUIRE(checkpoint, position >= 0 && position <= size, "tracker: expected at least ",
+                 position, " bytes in ", file.path(), ", got ", size);
+  if (position < size) file.truncate(position);
+}
+
 // The first line of a file, without its line end.
 std::string first_line(const std::string& path) {
   const File file(path, OpenMode::read);
@@ -104,6 +117,9 @@ void JsonlTracker::log(std::span<const Field> record) {
   file_.write(line_);
 }
 
+int64_t JsonlTracker::position() { return synced_size(file_); }
+void JsonlTracker::go_back(int64_t position) { cut(file_, position); }
+
 CsvTracker::CsvTracker(const std::string& path, TrackerStart start)
     : file_(open_tracker(path, start)) {}
 
@@ -123,6 +139,12 @@ void CsvTracker::begin(std::span<const Field> record) {
   PINION_REQUIRE(data, have == names, "CsvTracker: ", file_.path(), " must have the columns ",
                  names, ", got ", have);
   line_.clear();
+}
+
+int64_t CsvTracker::position() { return synced_size(file_); }
+void CsvTracker::go_back(int64_t position) {
+  cut(file_, position);
+  columns_.clear();  // the next record finds out whether they are there
 }
 
 void CsvTracker::log(std::span<const Field> record) {

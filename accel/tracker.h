@@ -56,6 +56,11 @@ class Tracker {
   void log(std::initializer_list<Field> record) {
     log(std::span<const Field>(record.begin(), record.size()));
   }
+  // For checkpoints: what has been logged, made durable, as a number that go_back() understands; of
+  // a file, its length. A run that resumes goes back to that of its checkpoint, so that its file
+  // ends up as if it had never stopped; 0 begins anew.
+  virtual int64_t position() = 0;
+  virtual void go_back(int64_t position) = 0;
 };
 
 // What a file may already hold when a tracker opens it.
@@ -71,6 +76,8 @@ class JsonlTracker final : public Tracker {
   JsonlTracker(const std::string& path, TrackerStart start);
   using Tracker::log;
   void log(std::span<const Field> record) override;
+  int64_t position() override;
+  void go_back(int64_t position) override;
   void sync() { file_.sync(); }
 
  private:
@@ -86,6 +93,8 @@ class CsvTracker final : public Tracker {
   CsvTracker(const std::string& path, TrackerStart start);
   using Tracker::log;
   void log(std::span<const Field> record) override;
+  int64_t position() override;
+  void go_back(int64_t position) override;
   void sync() { file_.sync(); }
 
  private:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Looks for what Pinion can use but does not need: CUDA and oneDNN. AUTO takes what is there, ON
+# Looks for what Pinion can use but does not need: CUDA, oneDNN, MPI. AUTO takes what is there, ON
 # fails where it is not; cmake/PinionSummary.cmake says what was chosen.
 include(PinionNvidia)
 
@@ -11,6 +11,17 @@ if(NOT PINION_ONEDNN STREQUAL "OFF")
   elseif(NOT PINION_ONEDNN STREQUAL "AUTO")
     message(FATAL_ERROR "PINION_ONEDNN=ON: the headers of oneDNN 2.6 or newer were not found "
       "(Debian: libdnnl-dev)")
+  endif()
+endif()
+
+set(PINION_WITH_MPI OFF)
+if(NOT PINION_MPI STREQUAL "OFF")
+  set(MPI_CXX_SKIP_MPICXX ON)
+  find_package(MPI QUIET COMPONENTS CXX)
+  if(MPI_CXX_FOUND)
+    set(PINION_WITH_MPI ON)
+  elseif(NOT PINION_MPI STREQUAL "AUTO")
+    message(FATAL_ERROR "PINION_MPI=ON: no MPI was found (Debian: libopenmpi-dev)")
   endif()
 endif()
 
@@ -67,8 +78,17 @@ function(pinion_add_cuda_sources target)
   target_sources(${target} PRIVATE $<TARGET_OBJECTS:${target}_sm90a>)
 endfunction()
 
-# Adds the sources, definitions and libraries of the backends that were found.
+# Adds the sources, definitions and libraries of the backends that were found. The functions of MPI
+# are a library of their own, which programs open when they run under mpirun.
 function(pinion_add_backends target)
+  if(PINION_WITH_MPI)
+    add_library(pinion_mpi SHARED dist/mpi/mpi_shim.cpp)
+    pinion_settings(pinion_mpi)
+    target_include_directories(pinion_mpi PRIVATE ${PROJECT_BINARY_DIR}/include)
+    target_link_libraries(pinion_mpi PRIVATE MPI::MPI_CXX)
+    set_target_properties(pinion_mpi PROPERTIES CXX_VISIBILITY_PRESET hidden
+      LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR})
+  endif()
   if(PINION_WITH_ONEDNN)
     target_include_directories(${target} SYSTEM PRIVATE ${DNNL_INCLUDE_DIR})
     target_compile_definitions(${target} PRIVATE PINION_WITH_ONEDNN)

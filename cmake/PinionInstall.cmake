@@ -14,7 +14,10 @@ configure_package_config_file(cmake/pinionConfig.cmake.in pinionConfig.cmake
 write_basic_package_version_file(pinionConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES
   ${PROJECT_BINARY_DIR}/pinionConfig.cmake ${PROJECT_BINARY_DIR}/pinionConfigVersion.cmake
-  cmake/FindLibYaml.cmake DESTINATION ${PINION_CMAKE_DIR})
+  cmake/FindLibYaml.cmake cmake/FindNettle.cmake DESTINATION ${PINION_CMAKE_DIR})
+if(TARGET pinion_mpi)
+  install(TARGETS pinion_mpi LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+endif()
 if(TARGET simple_train)
-  install(TARGETS simple_train)
+  install(TARGETS simple_train accelerate_train pinion_cli)
 endif()

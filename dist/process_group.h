@@ -80,14 +80,15 @@ class ProcessGroup {
   // Tensors are of any numeric dtype for what only moves bytes, and floating or integer for what
   // reduces; 16-bit sums are added in f32 and rounded once. Sums are taken in rank order on
   // `local` and `shm`, so all ranks have the same bits. One rank is its own world: a copy.
-  Work all_reduce(Tensor x, ReduceOp op = ReduceOp::sum);  // in place
+  Work all_reduce(const Tensor& x, ReduceOp op = ReduceOp::sum);  // in place
   // in [size * n …] -> out [n …]: the sum of everyone's rows r*n … belongs to rank r.
-  Work reduce_scatter(Tensor out, Tensor in, ReduceOp op = ReduceOp::sum);
-  Work all_gather(Tensor out, Tensor in);  // in [n …] -> out [size * n …], by rank
-  Work all_to_all(Tensor out, Tensor in);  // row block p of rank r goes to block r of rank p
-  Work broadcast(Tensor x, int root);      // in place
-  Work send(Tensor x, int peer);
-  Work receive(Tensor x, int peer);
+  Work reduce_scatter(const Tensor& out, const Tensor& in, ReduceOp op = ReduceOp::sum);
+  Work all_gather(const Tensor& out, const Tensor& in);  // in [n …] -> out [size * n …], by rank
+  Work all_to_all(const Tensor& out,
+                  const Tensor& in);          // row block p of rank r goes to block r of rank p
+  Work broadcast(const Tensor& x, int root);  // in place
+  Work send(const Tensor& x, int peer);
+  Work receive(const Tensor& x, int peer);
   Work barrier();
 
   // Memory that every rank of the group allocates together, in the same order, and that all of them
@@ -106,6 +107,9 @@ class ProcessGroup {
  protected:
   ProcessGroup(int rank, int size);
   virtual Work start(Call call) = 0;  // the tensors fit, the sequence number is set
+  // start() with copies of the tensors in the host's memory, for backends that reach nothing else;
+  // but for sends it waits.
+  Work start_on_host(Call call);
 
   int rank_, size_;
   std::chrono::milliseconds timeout_{600'000};

@@ -4,6 +4,7 @@
 // a plain start is a world of one.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -17,10 +18,15 @@ struct World {
   int node_rank = 0;
   std::string launcher = "none";  // "pinion", "torchrun", "openmpi", "pmix", "hydra", "mvapich2",
                                   // "slurm" or "none"
+  std::string main_host;          // the host of rank 0, where the launcher says so
 };
 
-// Throws Error (config) that names the variable.
+// The first launcher of the list above that left a complete set of variables, PINION_RANK and
+// PINION_WORLD_SIZE say. Throws Error (config) that names the variable: one that is not a number in
+// its range, or one that is missing beside those that are set when no set is complete.
 World world_from_environment();
+// The same, asking `get` for variables; it returns null for what is not set.
+World world_from(const std::function<const char*(const char*)>& get);
 
 enum class Backend : uint8_t { automatic, shm, mpi, nccl };
 

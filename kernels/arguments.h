@@ -23,6 +23,7 @@ struct SgdStep {
   bool nesterov = false;
   bool first = false;     // the first step of this range: b = g
   double grad_scale = 1;  // multiplies dw first: unscaling and clipping without a pass of their own
+  View low;               // f32 only: receives the new weights in bf16 or f16; or empty
 };
 
 // One step of Adam (Kingma & Ba 2015, algorithm 1) or AdamW (Loshchilov & Hutter 2019), as
@@ -32,6 +33,7 @@ struct AdamStep {
   bool decoupled = false;  // AdamW: w *= 1 - lr weight_decay, instead of g += weight_decay w
   int64_t step = 1;        // t, counted from 1
   double grad_scale = 1;
+  View low;  // as of SgdStep
 };
 
 // How torch.amp.GradScaler moves its scale.
@@ -64,6 +66,17 @@ struct FusedMlpArgs {
   View dx;                   // [N, width[0]] f32, or empty
 };
 
+// A residual connection in front of a normalisation: sum = x + dropout(branch), to the bit what
+// kernels::dropout and kernels::add would make of it. All have one shape.
+struct ResidualArgs {
+  ConstView x, branch;  // forward; empty where there is no residual connection
+  View sum;             // forward: LayerNormArgs::x is this block
+  double dropout = 0;
+  PhiloxKey key;
+  ConstView dsum;  // backward: the gradient of sum from elsewhere, which dx gains; or empty
+  View dbranch;    // backward: dropout of dx; or empty
+};
+
 // Per row of x [..,n]: xhat = (x - mean) / (what the form divides by), y = xhat gamma + beta, where
 // gamma and beta are [n] and gain a row of their own where delta_gamma and delta_beta are given.
 struct LayerNormArgs {
@@ -77,6 +90,7 @@ struct LayerNormArgs {
   View dx;
   View dgamma, dbeta;  // sums over rows of dy xhat and of dy
   View ddelta_gamma;   // dy xhat; that of delta_beta is dy itself
+  ResidualArgs residual;
 };
 
 // Element (b, t, h, c) of [B,T,H,d] lies at data[(b T + t) row + h d + c], so that q, k and v may
@@ -122,7 +136,7 @@ struct ToyTrainArgs {
   uint32_t stream = 0;
   int64_t epochs = 0;
   int64_t batch = 0;  // samples of a step; the last step of an epoch has what is left
-  AdamStep adam;      // less lr and step, which counts from 1
+  AdamStep adam;      // less lr, low, and step, which counts from 1
   View loss;          // [M, epochs] f64: the mean over the steps of their mean losses
   View correct;       // [M, epochs] i64: samples whose target was the first largest logit
 };

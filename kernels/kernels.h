@@ -105,6 +105,7 @@ PINION_KERNEL(softmax_forward, ConstView x, View y)                    // over t
 PINION_KERNEL(softmax_backward, ConstView y, ConstView dy, View dx)    // dx = y (dy - sum(y dy))
 PINION_KERNEL(log_softmax_forward, ConstView x, View y)
 PINION_KERNEL(log_softmax_backward, ConstView y, ConstView dy, View dx)  // dx = dy - e^y sum(dy)
+// With args.residual, the residual connection in front of it too, both ways.
 PINION_KERNEL(layer_norm_forward, LayerNormArgs args)
 // dx = (g - mean(g) - xhat c) / divisor, g = dy gamma, c = mean(g xhat) or, with unbiased_std, the
 // sum over n - 1 times std / divisor

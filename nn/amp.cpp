@@ -5,8 +5,10 @@
 #include <unordered_map>
 
 #include "pinion/kernels/kernels.h"
+#include "pinion/nn/low_precision.h"
 #include "pinion/nn/ops.h"
 #include "pinion/runtime/autograd.h"
+#include "pinion/runtime/graph.h"
 
 namespace pinion::nn {
 namespace {
@@ -37,14 +39,24 @@ Tensor round_to(const Tensor& x, DType to) {
   return y;
 }
 
+// w's optimizer may keep a copy; if not, the thread does. A recorded step rounds for itself: what
+// is true of its memory now need not be so when it is replayed.
+Tensor copy_of(const Tensor& w, DType to) {
+  Copy* const copy = recording() ? nullptr : &cache().copies[w.view().data];
+  if (!copy || !copy->low.defined() || !copy->source.same(w) || copy->version != w.version() ||
+      copy->low.dtype() != to) {
+    Tensor low = LowPrecisionCopy::find(w, to);
+    if (!low.defined()) low = round_to(w, to);
+    if (!copy) return low;
+    *copy = {w, w.version(), std::move(low), true};
+  }
+  copy->used = true;
+  return copy->low;
+}
+
 // The copy of parameter w, with a graph edge of its own: backward() spends edges, not the copy.
 Tensor cached(const Tensor& w, DType to) {
-  Copy& copy = cache().copies[w.view().data];
-  if (!copy.low.defined() || !copy.source.same(w) || copy.version != w.version() ||
-      copy.low.dtype() != to)
-    copy = {w, w.version(), round_to(w, to), true};
-  copy.used = true;
-  return record("cast", copy.low.detach(), {&w}, [w](const Tensor& dy) -> Tensors {
+  return record("cast", copy_of(w, to).detach(), {&w}, [w](const Tensor& dy) -> Tensors {
     Tensor dw = gradient_for(w);
     on(dy.device(), [&](auto& ctx) { kernels::cast(ctx, dy, dw.mut()); });
     return {std::move(dw)};

@@ -8,8 +8,10 @@
 //   backward(loss);  // outside the guard: the graph knows the types of the forward pass
 //
 // A parameter is rounded once per version of its contents, where PyTorch does so in every guard:
-// the 16-bit copy is kept across guards until the parameter is written (an optimizer step), and
-// dropped when an outermost guard ends in which nobody asked for it. Copies belong to the thread.
+// the 16-bit copy is kept across guards until the parameter is written, and dropped when an
+// outermost guard ends in which nobody asked for it. Copies belong to the thread. An optimizer
+// whose parameters autocast has asked for keeps a copy too, written by its step
+// (nn/low_precision.h), so that in a steady training loop nothing is rounded.
 #pragma once
 
 #include <string_view>

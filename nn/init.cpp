@@ -2,6 +2,7 @@
 // Counts streams of random numbers and fills parameters from them.
 #include "pinion/nn/init.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <vector>
@@ -22,6 +23,12 @@ struct StreamCounts {
   uint32_t next[kUses] = {};
 };
 
+StreamCounts& stream_counts() {
+  thread_local StreamCounts counts;
+  if (const uint64_t now = seedings.load(); counts.seeding != now) counts = {now, {}};
+  return counts;
+}
+
 }  // namespace
 
 void manual_seed(uint64_t seed) {
@@ -32,12 +39,22 @@ void manual_seed(uint64_t seed) {
 uint64_t random_seed() { return seed_of_process.load(std::memory_order_relaxed); }
 
 uint32_t next_stream(StreamUse use) {
-  thread_local StreamCounts counts;
-  if (const uint64_t now = seedings.load(); counts.seeding != now) counts = {now, {}};
+  StreamCounts& counts = stream_counts();
   const auto kind = static_cast<uint32_t>(use);
   PINION_CHECK(kind < kUses, "next_stream: expected a StreamUse, got ", kind);
   PINION_CHECK(counts.next[kind] < (1u << kUseShift), "next_stream: all 2^28 streams are in use");
   return (kind << kUseShift) + counts.next[kind]++;
+}
+
+RandomState random_state() {
+  RandomState state{random_seed(), {}};
+  std::copy_n(stream_counts().next, kUses, state.streams);
+  return state;
+}
+
+void set_random_state(const RandomState& state) {
+  seed_of_process.store(state.seed);
+  std::copy_n(state.streams, kUses, stream_counts().next);
 }
 
 Tensor nn::new_parameter(const Shape& shape) {

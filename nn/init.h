@@ -21,6 +21,15 @@ enum class StreamUse : uint8_t { init, noise, data };
 // thread, so that ranks that are threads of one process build equal models.
 uint32_t next_stream(StreamUse use);
 
+// All there is to say about random numbers to come, for checkpoints: the seed of the process, and
+// how many streams of each use this thread has handed out.
+struct RandomState {
+  uint64_t seed = 0;
+  uint32_t streams[3] = {};
+};
+RandomState random_state();
+void set_random_state(const RandomState& state);  // of this thread; the seed of all
+
 namespace nn {
 // An f32 leaf on the CPU that asks for gradients, without values yet, in the books of parameters.
 Tensor new_parameter(const Shape& shape);

@@ -50,6 +50,7 @@ Tensor BatchNorm2d::operator()(const Tensor& x, BatchNormOptions options) const 
   options.eps = eps;
   options.momentum = momentum;
   options.batches = num_batches_tracked;
+  if (!options.sum_over_parts) options.sum_over_parts = sum_over_parts;
   return batch_norm2d(x, weight, bias, running_mean, running_var, options);
 }
 

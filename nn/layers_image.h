@@ -28,6 +28,7 @@ struct BatchNorm2d : Module {
   Tensor running_var;          // [channels], ones at first
   Tensor num_batches_tracked;  // i64 []
   double eps, momentum;
+  std::function<void(Tensor)> sum_over_parts;  // as in BatchNormOptions; see SyncBatchNorm in dist
 
   explicit BatchNorm2d(int64_t channels, double eps = 1e-5, double momentum = 0.1);
   // Of the options, groups, residual and relu count.

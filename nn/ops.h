@@ -69,6 +69,16 @@ Tensor conditional_layer_norm(const Tensor& x, const Tensor& gamma, const Tensor
                               const Tensor& delta_gamma, const Tensor& delta_beta,
                               double eps = 1e-6, LayerNormForm form = LayerNormForm::unbiased_std);
 
+// A residual connection and the normalisation behind it, to the bit
+//   sum = x + dropout(branch, p, key),  normalised = layer_norm(sum, gamma, beta, eps, form)
+// but one kernel each way: the backward pass adds the gradient that sum has from elsewhere.
+struct ResidualNorm {
+  Tensor sum, normalised;
+};
+ResidualNorm residual_layer_norm(const Tensor& x, const Tensor& branch, const Tensor& gamma,
+                                 const Tensor& beta, double p = 0, const PhiloxKey& key = {},
+                                 double eps = 1e-5, LayerNormForm form = LayerNormForm::torch);
+
 struct CrossEntropyOptions {
   int64_t ignore_index = -100;  // targets with this id carry no weight
   double label_smoothing = 0;   // in [0, 1]

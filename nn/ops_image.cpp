@@ -8,6 +8,7 @@
 #include "pinion/nn/amp.h"
 #include "pinion/nn/ops.h"
 #include "pinion/nn/ops_support.h"
+#include "pinion/nn/shared_statistics.h"
 
 namespace pinion::nn {
 namespace {
@@ -126,6 +127,9 @@ void check_batch_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta,
   if (!o.training) return;
   PINION_CHECK(o.groups > 0 && x.size(0) % o.groups == 0, op, ": expected groups that divide the ",
                x.size(0), " images, got ", o.groups);
+  PINION_CHECK(!o.sum_over_parts || o.groups == 1, op,
+               ": expected one group for a part of a batch, got ", o.groups);
+  if (o.sum_over_parts) return;
   PINION_CHECK(x.numel() == 0 || x.numel() / o.groups > x.size(3), op,
                ": expected more than one element of each channel in a group, got x ", x.shape(),
                " in ", o.groups, " groups");
@@ -156,6 +160,8 @@ struct BatchNormBackward {
   Tensor mean, var, gamma;
   Tensor x;  // where a sum with it is needed
   Tensor y;  // with relu
+  std::function<void(Tensor)> sum_over_parts;
+  Tensor share;  // [1], of this part in the whole batch
 
   Tensors operator()(const Tensor& dy) const {
     const bool parameters = to_gamma.wanted() || to_beta.wanted();
@@ -172,6 +178,11 @@ struct BatchNormBackward {
         sums = Tensor({2, norm.groups, dy.size(3)}, gamma.dtype(), dy.device());
         kernels::batch_norm_backward_sums(ctx, x, mean, var, result, dy, norm, sums.mut(),
                                           view_of(dgamma), view_of(dbeta));
+      }
+      if (through_statistics && sum_over_parts) {
+        sum_over_parts(sums.alias({sums.numel()}));
+        kernels::scale_by(ctx, sums, share,
+                          sums.mut());  // the next kernel divides by this part's n
       }
       const bool own_residual = dresidual.defined() && norm.relu;
       if (dx.defined() || own_residual)
@@ -249,8 +260,13 @@ Tensor batch_norm2d(const Tensor& x, const Tensor& gamma, const Tensor& beta, Te
     return batch_norm2d(x, cast(gamma, type), cast(beta, type), running_mean, running_var, options);
   const kernels::BatchNorm norm{options.training ? options.groups : 1, options.eps,
                                 options.momentum, options.relu};
-  Tensor mean, var;
-  if (options.training) {
+  Tensor mean, var, share;
+  const bool is_part = options.training && options.sum_over_parts;
+  if (is_part) {
+    SharedStatistics found = share_statistics(x, norm, options);
+    follow_statistics(found, norm.momentum, running_mean, running_var);
+    mean = found.mean, var = found.var, share = found.share;
+  } else if (options.training) {
     mean = Tensor({norm.groups, x.size(3)}, type, x.device()), var = Tensor::like(mean);
     take_statistics(x, norm, mean, var, running_mean, running_var, options.batches);
   } else {
@@ -266,9 +282,20 @@ Tensor batch_norm2d(const Tensor& x, const Tensor& gamma, const Tensor& beta, Te
     });
   const Input to_x(x), to_gamma(gamma), to_beta(beta), to_residual(residual);
   const bool sums = to_gamma.wanted() || to_beta.wanted() || (options.training && to_x.wanted());
-  BatchNormBackward backward{
-      to_x, to_gamma, to_beta, to_residual, residual.defined(), options.training,
-      norm, mean,     var,     gamma,       saved(x, sums),     saved(y.detach(), options.relu)};
+  BatchNormBackward backward{to_x,
+                             to_gamma,
+                             to_beta,
+                             to_residual,
+                             residual.defined(),
+                             options.training,
+                             norm,
+                             mean,
+                             var,
+                             gamma,
+                             saved(x, sums),
+                             saved(y.detach(), options.relu),
+                             is_part ? options.sum_over_parts : nullptr,
+                             share};
   if (!residual.defined())
     return record("batch_norm2d", std::move(y), {&x, &gamma, &beta}, std::move(backward));
   return record("batch_norm2d", std::move(y), {&x, &gamma, &beta, &residual}, std::move(backward));

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Layer normalisation, with and without weights of a row's own, in one kernel each way.
+// Layer normalisation, with and without weights of a row's own or a residual connection in front of
+// it, in one kernel each way.
 #include <cmath>
+#include <memory>
 
 #include "pinion/kernels/kernels.h"
 #include "pinion/nn/amp.h"
@@ -65,6 +67,71 @@ Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, doub
                   on(dy.device(), [&](auto& ctx) { kernels::layer_norm_backward(ctx, all); });
                   return {std::move(dx), std::move(dgamma), std::move(dbeta)};
                 });
+}
+
+namespace {
+
+// Of residual_layer_norm: the norm's backward pass makes the branch's gradient in the same kernel
+// as that of the sum, and leaves it here for the sum's, which runs next.
+struct ResidualGradients {
+  Tensor dsum, dbranch;
+};
+
+// The sum as an op of its own, whose backward pass has nothing to compute when the norm's has run.
+Tensor record_sum(Tensor sum, const Tensor& x, const Tensor& branch, double p, const PhiloxKey& key,
+                  const std::shared_ptr<ResidualGradients>& made) {
+  return record("residual", std::move(sum), {&x, &branch},
+                [made, p, key, wanted = branch.requires_grad()](const Tensor& dy) -> Tensors {
+                  if (p == 0 || !wanted) return {dy, dy};
+                  if (made->dbranch.defined() && made->dsum.same(dy))
+                    return {dy, std::move(made->dbranch)};
+                  Tensor dbranch = Tensor::like(dy);
+                  on(dy.device(),
+                     [&](auto& ctx) { kernels::dropout(ctx, dy, p, key, dbranch.mut()); });
+                  return {dy, std::move(dbranch)};
+                });
+}
+
+}  // namespace
+
+ResidualNorm residual_layer_norm(const Tensor& x, const Tensor& branch, const Tensor& gamma,
+                                 const Tensor& beta, double p, const PhiloxKey& key, double eps,
+                                 LayerNormForm form) {
+  const char* const op = "residual_layer_norm";
+  if (const amp::Casts to{amp::Op::layer_norm, x, branch, gamma, beta})
+    return residual_layer_norm(to(x), to(branch), to(gamma), to(beta), p, key, eps, form);
+  check_norm(op, x, gamma, beta, eps, form);
+  check_like(op, "branch", branch, x);
+  check_shape(op, "branch", branch, x.shape());
+  PINION_CHECK(p >= 0 && p < 1, op, ": expected p in [0, 1), got ", p);
+  Tensor sum = Tensor::like(x);
+  LayerNormArgs args;
+  args.form = form, args.eps = eps;
+  args.x = sum, args.gamma = gamma, args.beta = beta;
+  args.residual = {x, branch, sum.mut(), p, key, {}, {}};
+  const Output out(args, x);
+  const bool draws = p > 0 && branch.requires_grad();
+  const auto made = std::make_shared<ResidualGradients>();
+  const Tensor kept = sum.detach();
+  sum = record_sum(std::move(sum), x, branch, p, key, made);
+  Tensor y = record(op, out.y, {&sum, &gamma, &beta},
+                    [to_gamma = Input(gamma), to_beta = Input(beta), kept, gamma, mean = out.mean,
+                     spread = out.spread, args, made, draws](const Tensor& dy) -> Tensors {
+                      Tensor dsum = Tensor::like(dy), dbranch = draws ? Tensor::like(dy) : Tensor();
+                      Tensor dgamma = to_gamma.gradient(gamma), dbeta = to_beta.gradient(gamma);
+                      const Tensor so_far = take_gradient_so_far(0);
+                      LayerNormArgs all = args;
+                      all.beta = {}, all.residual.x = all.residual.branch = {},
+                      all.residual.sum = {};
+                      if (so_far.defined()) all.residual.dsum = so_far;
+                      if (draws) all.residual.dbranch = dbranch.mut();
+                      all.dy = dy, all.dx = dsum.mut();
+                      all.dgamma = dgamma.mut(), all.dbeta = dbeta.mut();
+                      on(dy.device(), [&](auto& ctx) { kernels::layer_norm_backward(ctx, all); });
+                      *made = {dsum, dbranch};
+                      return {std::move(dsum), std::move(dgamma), std::move(dbeta)};
+                    });
+  return {std::move(sum), std::move(y)};
 }
 
 Tensor conditional_layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta,

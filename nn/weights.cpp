@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pinion/nn/weights.h"
 
+#include <unordered_map>
 #include <unordered_set>
 
 #include "pinion/nn/ops.h"
@@ -68,28 +69,43 @@ void check_header(const SafetensorsReader& file, const std::vector<NamedTensor>&
 
 }  // namespace
 
-void save_weights(Module& module, const std::string& path, SafetensorsMetadata metadata) {
-  metadata.insert({"format", "pt"});
+std::vector<NamedTensor> file_tensors(Module& module) {
   const FilterNames filters(module);
   std::vector<NamedTensor> state = module.state();
   for (NamedTensor& t : state)
     if (filters.has(t.name)) t.tensor = to_file(t.tensor);
-  save_safetensors(path, state, metadata);
+  return state;
+}
+
+void load_file_tensors(Module& module, const std::vector<NamedTensor>& tensors, const char* who) {
+  const FilterNames filters(module);
+  const std::vector<NamedTensor> into = module.state();
+  std::unordered_map<std::string_view, Shape> shapes;
+  for (const NamedTensor& t : into) shapes.insert({t.name, t.tensor.shape()});
+  std::vector<NamedTensor> from = tensors;
+  for (NamedTensor& t : from) {
+    const auto known = shapes.find(t.name);
+    if (known == shapes.end() || !filters.has(t.name)) continue;
+    PINION_REQUIRE(checkpoint, t.tensor.shape() == in_file(known->second), who, ": tensor ", t.name,
+                   " should have shape ", in_file(known->second), ", got ", t.tensor.shape());
+    t.tensor = from_file(t.tensor, known->second);
+  }
+  copy_state(who, into, from);
+}
+
+void save_weights(Module& module, const std::string& path, SafetensorsMetadata metadata) {
+  metadata.insert({"format", "pt"});
+  save_safetensors(path, file_tensors(module), metadata);
 }
 
 void load_weights(Module& module, const std::string& path) {
   const SafetensorsReader file(path);
   const std::vector<NamedTensor> into = module.state();
-  const FilterNames filters(module);
-  check_header(file, into, filters, path);
+  check_header(file, into, FilterNames(module), path);
   std::vector<NamedTensor> from;
   from.reserve(into.size());
-  for (const NamedTensor& t : into) {
-    Tensor loaded = file.load(*file.find(t.name));
-    if (filters.has(t.name)) loaded = from_file(loaded, t.tensor.shape());
-    from.push_back({t.name, std::move(loaded)});
-  }
-  copy_state(("load_weights: " + path).c_str(), into, from);
+  for (const NamedTensor& t : into) from.push_back({t.name, file.load(*file.find(t.name))});
+  load_file_tensors(module, from, ("load_weights: " + path).c_str());
 }
 
 }  // namespace pinion::nn

@@ -21,4 +21,10 @@ void save_weights(Module& module, const std::string& path, SafetensorsMetadata m
 // data, io).
 void load_weights(Module& module, const std::string& path);
 
+// What a weight file holds of a module: the tensors of state(), filters as copies in PyTorch's
+// order.
+std::vector<NamedTensor> file_tensors(Module& module);
+// The way back, as strict as load_state(). `who` opens the error texts.
+void load_file_tensors(Module& module, const std::vector<NamedTensor>& tensors, const char* who);
+
 }  // namespace pinion::nn

@@ -57,15 +57,18 @@ void Adam::update(size_t group, Device device, const Views& views, int64_t steps
   kernels::AdamStep s = step_of(group);
   s.step = steps + 1;
   s.grad_scale = grad_scale;
+  s.low = views.low;
   on(device, [&](auto& ctx) {
     kernels::adam_step(ctx, views.w, views.dw, views.state[0], views.state[1], views.state[2], s);
   });
 }
 
 void Adam::update_controlled(size_t group, Device device, const Views& views, const View& control) {
+  kernels::AdamStep s = step_of(group);
+  s.low = views.low;
   on(device, [&](auto& ctx) {
     kernels::adam_step_controlled(ctx, views.w, views.dw, views.state[0], views.state[1],
-                                  views.state[2], step_of(group), control);
+                                  views.state[2], s, control);
   });
 }
 

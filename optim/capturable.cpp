@@ -23,6 +23,7 @@ View row(Tensor& t, int64_t i) {
 
 void Optimizer::make_capturable() {
   PINION_CHECK(!recording(), name_, ": make_capturable() is no part of a recorded step");
+  PINION_CHECK(!is_sharded(), name_, ": a sharded optimizer cannot be capturable");
   PINION_CHECK(pending_scale_ == 1, name_,
                ": make_capturable() expects no gradients that were unscaled or clipped");
   const std::vector<Arena*> all = arenas();
@@ -97,7 +98,10 @@ void Optimizer::capturable_step(double grad_scale) {
        [&](auto& ctx) { kernels::decide_step(ctx, stats_, scale, max_norm_, control_.mut()); });
   }
   for_arenas([&](size_t group, Arena& arena, const Arena::Range& range) {
-    update_controlled(group, device, views_of(groups_[group], arena, range), row(control_, at));
+    const View low = arena.begin_update();
+    update_controlled(group, device, views_of(groups_[group], arena, range, low),
+                      row(control_, at));
+    arena.end_update();
   });
   max_norm_ = kNoLimit;
   loss_scale_ = {};

@@ -42,12 +42,15 @@ void Sgd::update(size_t group, Device device, const Views& views, int64_t steps,
   kernels::SgdStep s = step_of(group);
   s.first = steps == 0;
   s.grad_scale = grad_scale;
+  s.low = views.low;
   on(device, [&](auto& ctx) { kernels::sgd_step(ctx, views.w, views.dw, views.state[0], s); });
 }
 
 void Sgd::update_controlled(size_t group, Device device, const Views& views, const View& control) {
+  kernels::SgdStep s = step_of(group);
+  s.low = views.low;
   on(device, [&](auto& ctx) {
-    kernels::sgd_step_controlled(ctx, views.w, views.dw, views.state[0], step_of(group), control);
+    kernels::sgd_step_controlled(ctx, views.w, views.dw, views.state[0], s, control);
   });
 }
 

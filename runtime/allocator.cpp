@@ -300,6 +300,13 @@ void release_with_header(void* block, int64_t header, int64_t bytes, MemoryTag t
   account(tag, -bytes);
 }
 
+void count_foreign(Device device, int64_t bytes, MemoryTag tag) noexcept {
+  if (device.kind == Device::Kind::cuda)
+    books_of(device).post(static_cast<int>(tag), bytes);
+  else
+    account(tag, bytes);
+}
+
 static MemoryStats stats_at(Device device, int at) {
   if (Cache* c = thread_cache()) c->post_all();
   const Books& b = books_of(device);

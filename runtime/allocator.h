@@ -35,6 +35,9 @@ void release(Device device, void* data, int64_t bytes, MemoryTag tag) noexcept;
 void* allocate_with_header(int64_t header, int64_t bytes, MemoryTag tag);
 void release_with_header(void* block, int64_t header, int64_t bytes, MemoryTag tag) noexcept;
 
+// Adds to the books what somebody else allocated, or released when negative.
+void count_foreign(Device device, int64_t bytes, MemoryTag tag) noexcept;
+
 struct MemoryStats {
   int64_t live = 0;          // bytes in tensors now
   int64_t peak = 0;          // the most there were since the last reset_peak()

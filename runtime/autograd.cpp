@@ -5,6 +5,7 @@
 #include <atomic>
 
 #include "pinion/kernels/kernels.h"
+#include "pinion/runtime/op_watch.h"
 #include "pinion/runtime/tensor_impl.h"
 
 namespace pinion {
@@ -16,6 +17,13 @@ namespace {
 
 thread_local bool recording = true;
 thread_local uint64_t last_order = 0;
+
+// The node whose closure runs on this thread.
+struct Running {
+  static inline thread_local Node* node = nullptr;
+  explicit Running(Node* n) { node = n; }
+  ~Running() { node = nullptr; }
+};
 std::atomic<uint64_t> next_visit{0};
 
 void add_in_place(Tensor& sum, const Tensor& term) {
@@ -67,6 +75,8 @@ Node::Node(const char* op, size_t bytes, Inputs inputs)
     : op_(op),
       bytes_(static_cast<uint32_t>(bytes)),
       edge_count_(static_cast<uint32_t>(inputs.size())) {
+  if (OpWatch* const watch = op_watch.load(std::memory_order_acquire)) [[unlikely]]
+    watch->forward_done(op);
   if (edge_count_ > kInlineEdges) more_ = new Edge[edge_count_];
   Edge* edge = edges();
   for (const Tensor* x : inputs) {
@@ -157,7 +167,17 @@ struct Engine {
   static void step(Node* node) {
     Tensors grads;
     const bool reached = node->dy_.defined();
-    if (reached) grads = node->run(node->dy_);
+    if (reached) {
+      OpWatch* const watch = op_watch.load(std::memory_order_acquire);
+      if (watch) [[unlikely]]
+        watch->backward_begins(node->op_);
+      {
+        const Running now(node);
+        grads = node->run(node->dy_);
+      }
+      if (watch) [[unlikely]]
+        watch->backward_ends(node->op_);
+    }
     node->dy_ = {};
     node->forget();  // saved activations go as soon as they are spent
     PINION_CHECK(!reached || grads.size() == node->edge_count_, node->op_, ": expected ",
@@ -177,6 +197,13 @@ struct Engine {
         leaf_done(leaf);
       }
     }
+  }
+
+  static Tensor take(uint32_t i) {
+    PINION_CHECK(Running::node && i < Running::node->edge_count_,
+                 "take_gradient_so_far: expected an input of the running closure, got ", i);
+    Node* input = Running::node->edges()[i].node;
+    return input ? std::exchange(input->dy_, {}) : Tensor();
   }
 
   // Unfinished claims on slots must not outlive a failed pass.
@@ -244,6 +271,8 @@ Tensor gradient_for(const Tensor& x) {
   }
   return Tensor::like(x);
 }
+
+Tensor take_gradient_so_far(size_t i) { return Engine::take(static_cast<uint32_t>(i)); }
 
 void backward(const Tensor& y) {
   Node* root = Engine::node_of(y);

@@ -125,6 +125,11 @@ Tensor record(const char* op, Tensor y, const Tensors& inputs, Backward backward
 // when this is its first contribution, else a fresh tensor like x. The contents are undefined.
 Tensor gradient_for(const Tensor& x);
 
+// For a closure that adds up gradients itself: what has come so far for its input i, an op's
+// result, from ops that were recorded later than the closure's. The closure must return the sum of
+// it and its own gradient. Undefined where nothing has come. Only within a running closure.
+Tensor take_gradient_so_far(size_t i);
+
 // Fills grad() of every leaf that y depends on, adding to what is there, with dy as y's gradient;
 // dy is 1 when left out, and y must then have one element. Spends the graph: a second backward()
 // through it throws. Throws Error (internal) when y depends on no leaf, or when a closure returns a

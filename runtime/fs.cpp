@@ -86,15 +86,34 @@ File::File(const std::string& path, OpenMode mode) : fs_(&fs()), path_(path) {
   if (mode == OpenMode::read && is_missing(fd)) fail_missing("open", path);
   require("open", path, fd);
   fd_ = fd;
-  if (mode == OpenMode::create || mode == OpenMode::directory) return;  // regular; checked by open
+  if (mode == OpenMode::read || mode == OpenMode::append) require_regular();  // else open checked
+}
+
+File::File(const File& directory, const std::string& name)
+    : fs_(directory.fs_), path_(directory.path_ + "/" + name) {
+  PINION_REQUIRE(data,
+                 !name.empty() &&
+                     name.find_first_of(std::string_view("/\0", 2)) == std::string::npos &&
+                     name != "." && name != "..",
+                 "open: expected the name of a file in ", quoted(directory.path_, kPathLimit),
+                 ", got ", quoted(name, kPathLimit));
+  const int fd = repeated([&] { return fs_->open_in(directory.fd_, name); });
+  if (is_missing(fd)) fail_missing("open", path_);
+  PINION_REQUIRE(data, fd != -ELOOP,
+                 "open: expected a regular file, got a symbolic link: ", quoted(path_, kPathLimit));
+  require("open", path_, fd);
+  fd_ = fd;
+  require_regular();
+}
+
+void File::require_regular() {
   FileStatus status;
-  const int result = repeated([&] { return fs_->status(fd, status); });
-  if (result < 0 || status.kind != FileKind::regular) {
-    fs_->close(std::exchange(fd_, -1));
-    require("status", path, result);
-    fail(ErrorKind::data, {"open: expected a regular file, got ", name_of(status.kind), ": ",
-                           quoted(path, kPathLimit)});
-  }
+  const int result = repeated([&] { return fs_->status(fd_, status); });
+  if (result >= 0 && status.kind == FileKind::regular) return;
+  fs_->close(std::exchange(fd_, -1));
+  require("status", path_, result);
+  fail(ErrorKind::data, {"open: expected a regular file, got ", name_of(status.kind), ": ",
+                         quoted(path_, kPathLimit)});
 }
 
 File::File(File&& other) noexcept
@@ -150,6 +169,13 @@ void File::write(const void* from, size_t bytes) {
 
 void File::truncate(int64_t size) {
   require("truncate", path_, repeated([&] { return fs_->truncate(fd_, size); }));
+}
+
+bool File::try_lock() {
+  const int result = repeated([&] { return fs_->lock(fd_); });
+  if (result == -EWOULDBLOCK) return false;
+  require("flock", path_, result);
+  return true;
 }
 
 void File::sync() {
@@ -273,6 +299,18 @@ void make_dirs(const std::string& path) {
 void rename_file(const std::string& from, const std::string& to) {
   const int result = fs().rename(from, to);
   if (result < 0) fail_call("rename", from + " -> " + to, result);
+}
+
+void rename_file(const std::string& from, const std::string& to, RenameRule rule) {
+  int result = fs().rename2(from, to, rule);
+  // Network file systems do not know the rule. Of directories, rename replaces none with contents.
+  if ((result == -EINVAL || result == -ENOSYS) && rule == RenameRule::no_replace)
+    result = exists(to) ? -EEXIST : fs().rename(from, to);
+  if (result < 0) fail_call("renameat2", from + " -> " + to, result);
+}
+
+void make_private_dir(const std::string& path) {
+  require("mkdir", path, repeated([&] { return fs().make_private_dir(path); }));
 }
 
 void remove_file(const std::string& path) {

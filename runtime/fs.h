@@ -16,13 +16,19 @@
 namespace pinion {
 
 enum class OpenMode : uint8_t {
-  read,       // an existing file
-  create,     // to write; the file must not exist yet
-  append,     // to write at the end, whatever it is by then; created when it is not there
-  directory,  // only to sync it
+  read,            // an existing file
+  create,          // to write; the file must not exist yet
+  create_private,  // the same for the eyes of this user only
+  append,          // to write at the end, whatever it is by then; created when it is not there
+  directory,       // only to sync it
 };
 
 enum class FileKind : uint8_t { regular, directory, other };
+// What renameat2 does beyond rename.
+enum class RenameRule : uint8_t {
+  no_replace,  // the new name must not exist
+  exchange,    // both names must exist, and change places
+};
 struct FileStatus {
   FileKind kind = FileKind::other;
   int64_t size = 0;
@@ -34,6 +40,9 @@ class Fs {
  public:
   virtual ~Fs() = default;
   virtual int open(const std::string& path, OpenMode mode) = 0;  // a descriptor; never waits
+  // A file right in the open directory, to read; symbolic links are refused.
+  virtual int open_in(int directory, const std::string& name) = 0;
+  virtual int lock(int fd) = 0;  // whole, exclusive, until closed; -EWOULDBLOCK when taken
   virtual int64_t read(int fd, void* to, size_t bytes, int64_t offset) = 0;
   virtual int64_t write(int fd, const void* from, size_t bytes) = 0;
   virtual int truncate(int fd, int64_t size) = 0;
@@ -42,7 +51,9 @@ class Fs {
   virtual int status(int fd, FileStatus& out) = 0;
   virtual int status(const std::string& path, FileStatus& out) = 0;
   virtual int rename(const std::string& from, const std::string& to) = 0;
+  virtual int rename2(const std::string& from, const std::string& to, RenameRule rule) = 0;
   virtual int make_dir(const std::string& path) = 0;
+  virtual int make_private_dir(const std::string& path) = 0;  // for this user only
   virtual int remove_file(const std::string& path) = 0;
   virtual int remove_dir(const std::string& path) = 0;  // an empty one
   virtual int list(const std::string& path, std::vector<std::string>& names) = 0;
@@ -68,6 +79,9 @@ class FsGuard {
 class File {
  public:
   File(const std::string& path, OpenMode mode);
+  // The file `name` right in an open directory, to read. A name with a slash, "." and ".." is
+  // refused, and a symbolic link is not followed: nothing outside the directory is ever opened.
+  File(const File& directory, const std::string& name);
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
   ~File();  // closes, and cannot report an error: close() what was written
@@ -82,10 +96,13 @@ class File {
   void write(const void* from, size_t bytes);
   void write(std::string_view bytes) { write(bytes.data(), bytes.size()); }
   void truncate(int64_t size);
-  void sync();  // on failure the data is lost: write a new file, do not sync this one again
+  bool try_lock();  // exclusive, until closed; false when another open file holds it
+  void sync();      // on failure the data is lost: write a new file, do not sync this one again
   void close();
 
  private:
+  void require_regular();
+
   Fs* fs_;
   int fd_ = -1;
   std::string path_;
@@ -124,7 +141,10 @@ FileStatus status_of(const std::string& path);
 std::vector<std::string> list_dir(const std::string& path);  // names, sorted, without . and ..
 void make_dirs(const std::string& path);                     // with its parents; may exist
 void rename_file(const std::string& from, const std::string& to);  // replaces `to`
-void remove_file(const std::string& path);                         // nothing when it is not there
+// To a name that does not exist; or the two names change places.
+void rename_file(const std::string& from, const std::string& to, RenameRule rule);
+void make_private_dir(const std::string& path);   // must not exist; its parent must
+void remove_file(const std::string& path);        // nothing when it is not there
 void remove_dir(const std::string& path);         // an empty one; nothing when it is not there
 void sync_dir(const std::string& path);           // makes names created, renamed or removed durable
 std::string parent_dir(const std::string& path);  // "." for a bare name

@@ -9,6 +9,16 @@
 #endif
 
 namespace pinion {
+namespace {
+
+// What a recording does on the host.
+struct HostWork {
+  std::vector<std::function<void()>> after;
+  std::vector<std::pair<const void*, std::function<void()>>> before;
+};
+thread_local HostWork* of_thread = nullptr;  // of this thread's recording
+
+}  // namespace
 
 #ifdef PINION_WITH_CUDA
 struct Graph::Recording {
@@ -18,21 +28,24 @@ struct Graph::Recording {
   Recording& operator=(const Recording&) = delete;
 
   cuda_backend::Recording* steps;
-  std::vector<std::function<void()>> on_host;
+  HostWork on_host;
   bool host_is_ahead = true;  // recording did on the host what the first replay does on the device
 };
 #else
 struct Graph::Recording {};
 #endif
 
-namespace {
-thread_local std::vector<std::function<void()>>* functions = nullptr;  // of this thread's recording
-}
-
-bool recording() { return functions != nullptr; }
+bool recording() { return of_thread != nullptr; }
 
 void on_replay(std::function<void()> f) {
-  if (functions) functions->push_back(std::move(f));
+  if (of_thread) of_thread->after.push_back(std::move(f));
+}
+
+void before_replay(const void* owner, std::function<void()> f) {
+  if (!of_thread) return;
+  for (const auto& known : of_thread->before)
+    if (known.first == owner) return;
+  of_thread->before.emplace_back(owner, std::move(f));
 }
 
 Graph::Graph(Device device) : device_(device) {
@@ -43,16 +56,16 @@ Graph::~Graph() = default;
 
 #ifdef PINION_WITH_CUDA
 void Graph::record(const std::function<void()>& step) {
-  PINION_CHECK(!functions, "record: expected one recording at a time in a thread");
+  PINION_CHECK(!of_thread, "record: expected one recording at a time in a thread");
   recording_.reset();
   auto fresh = std::make_unique<Recording>(device_.index);
-  functions = &fresh->on_host;
+  of_thread = &fresh->on_host;
   try {
     step();
-    functions = nullptr;
+    of_thread = nullptr;
     cuda_backend::end_recording(fresh->steps);
   } catch (...) {
-    functions = nullptr;
+    of_thread = nullptr;
     cuda_backend::abandon(std::exchange(fresh->steps, nullptr));
     throw;
   }
@@ -61,9 +74,10 @@ void Graph::record(const std::function<void()>& step) {
 
 void Graph::replay() {
   PINION_CHECK(recording_ != nullptr, "replay: expected record() before");
+  for (const auto& [owner, f] : recording_->on_host.before) f();
   cuda_backend::replay(recording_->steps);
   if (std::exchange(recording_->host_is_ahead, false)) return;
-  for (const std::function<void()>& f : recording_->on_host) f();
+  for (const std::function<void()>& f : recording_->on_host.after) f();
 }
 #else
 void Graph::record(const std::function<void()>&) { fail_no_cuda(); }

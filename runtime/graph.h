@@ -30,7 +30,6 @@ class Graph {
   void replay();  // throws Error (internal) before record()
 
  private:
-  friend void on_replay(std::function<void()> f);
   struct Recording;
   const Device device_;
   std::unique_ptr<Recording> recording_;
@@ -41,6 +40,9 @@ bool recording();  // whether this thread is in Graph::record()
 // the order in which such functions were given. It repeats what the step did on the host, counting
 // mostly; for the first replay the recording has done it. Outside of recordings nothing happens.
 void on_replay(std::function<void()> f);
+// In a recording: f is called before every replay and may use the device, to bring up to date what
+// the recording reads. A second function of the same `owner` is not taken.
+void before_replay(const void* owner, std::function<void()> f);
 
 // Recorded steps by key, the least recently used leaving for new ones beyond `most`. A step of a
 // new key runs as it is once (libraries are loaded, caches filled), is recorded the second time,

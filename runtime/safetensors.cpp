@@ -30,6 +30,16 @@ size_t rank_of(DType dtype) {
   return static_cast<size_t>(at - std::begin(kSharedTypes));
 }
 
+DType dtype_of_entry(const SafetensorsEntry& entry, const std::string& path) {
+  const auto* type =
+      std::find_if(std::begin(kSharedTypes), std::end(kSharedTypes),
+                   [&](const SharedType& t) { return std::strcmp(t.name, entry.dtype) == 0; });
+  PINION_REQUIRE(data, type != std::end(kSharedTypes), escaped(path),
+                 ": unsupported dtype of tensor ", quoted(entry.name, 120),
+                 ": expected F64, F32, BF16, F16, I64, I32, U8 or BOOL, got ", entry.dtype);
+  return type->dtype;
+}
+
 uint64_t bytes_of(const Tensor& tensor) {
   return static_cast<uint64_t>(tensor.numel()) * static_cast<uint64_t>(size_of(tensor.dtype()));
 }
@@ -112,7 +122,10 @@ std::string header_text(const std::vector<const NamedTensor*>& order,
 }  // namespace
 
 SafetensorsReader::SafetensorsReader(const std::string& path, SafetensorsMode mode)
-    : file_(path, OpenMode::read), header_(read_header(file_, mode)) {
+    : SafetensorsReader(File(path, OpenMode::read), mode) {}
+
+SafetensorsReader::SafetensorsReader(File file, SafetensorsMode mode)
+    : file_(std::move(file)), header_(read_header(file_, mode)) {
   for (const SafetensorsEntry& entry : header_.entries) by_name_.emplace(entry.name, &entry);
 }
 
@@ -122,27 +135,40 @@ const SafetensorsEntry* SafetensorsReader::find(std::string_view name) const {
 }
 
 Tensor SafetensorsReader::load(const SafetensorsEntry& entry) const {
-  const auto* type =
-      std::find_if(std::begin(kSharedTypes), std::end(kSharedTypes),
-                   [&](const SharedType& t) { return std::strcmp(t.name, entry.dtype) == 0; });
-  PINION_REQUIRE(data, type != std::end(kSharedTypes), escaped(file_.path()),
-                 ": unsupported dtype of tensor ", quoted(entry.name, 120),
-                 ": expected F64, F32, BF16, F16, I64, I32, U8 or BOOL, got ", entry.dtype);
   PINION_REQUIRE(data, entry.shape.size() <= Shape::kMaxRank, escaped(file_.path()),
                  ": unsupported rank of tensor ", quoted(entry.name, 120), ": expected at most ",
                  Shape::kMaxRank, " dimensions, got ", entry.shape.size());
-  Tensor tensor(Shape(entry.shape.data(), static_cast<int64_t>(entry.shape.size())), type->dtype);
+  Tensor tensor(Shape(entry.shape.data(), static_cast<int64_t>(entry.shape.size())),
+                dtype_of_entry(entry, file_.path()));
   PINION_CHECK(bytes_of(tensor) == entry.bytes, "SafetensorsReader::load: entry ",
                quoted(entry.name, 120), " must be one of entries()");
-  auto* const data = static_cast<uint8_t*>(tensor.mut().data);
-  file_.read(data, entry.bytes, static_cast<int64_t>(header_.data_begin + entry.offset));
-  if (type->dtype == DType::boolean) {  // a C++ bool of another value is undefined behaviour
-    const auto* bad = std::find_if(data, data + entry.bytes, [](uint8_t b) { return b > 1; });
-    PINION_REQUIRE(data, bad == data + entry.bytes, escaped(file_.path()),
-                   ": expected 0 or 1 in BOOL tensor ", quoted(entry.name, 120), ", got ",
-                   static_cast<int>(*bad), " at element ", bad - data);
-  }
+  read_into(tensor, entry, 0);
   return tensor;
+}
+
+Tensor SafetensorsReader::load(const SafetensorsEntry& entry, int64_t begin, int64_t count) const {
+  const DType dtype = dtype_of_entry(entry, file_.path());
+  const auto numel = static_cast<int64_t>(entry.bytes) / size_of(dtype);
+  PINION_CHECK(begin >= 0 && count >= 0 && count <= numel && begin <= numel - count,
+               "SafetensorsReader::load: expected a range of the ", numel, " elements of ",
+               quoted(entry.name, 120), ", got [", begin, ", ", begin + count, ")");
+  Tensor tensor({count}, dtype);
+  read_into(tensor, entry, begin);
+  return tensor;
+}
+
+void SafetensorsReader::read_into(Tensor& tensor, const SafetensorsEntry& entry,
+                                  int64_t begin) const {
+  const uint64_t bytes = bytes_of(tensor);
+  auto* const data = static_cast<uint8_t*>(tensor.mut().data);
+  const uint64_t skipped = static_cast<uint64_t>(begin * size_of(tensor.dtype()));
+  file_.read(data, bytes, static_cast<int64_t>(header_.data_begin + entry.offset + skipped));
+  if (tensor.dtype() != DType::boolean) return;
+  // A C++ bool of another value is undefined behaviour.
+  const auto* bad = std::find_if(data, data + bytes, [](uint8_t b) { return b > 1; });
+  PINION_REQUIRE(data, bad == data + bytes, escaped(file_.path()),
+                 ": expected 0 or 1 in BOOL tensor ", quoted(entry.name, 120), ", got ",
+                 static_cast<int>(*bad), " at element ", begin + (bad - data));
 }
 
 SafetensorsContents load_safetensors(const std::string& path, SafetensorsMode mode) {
@@ -155,18 +181,24 @@ SafetensorsContents load_safetensors(const std::string& path, SafetensorsMode mo
   return contents;
 }
 
-void save_safetensors(const std::string& path, std::span<const NamedTensor> tensors,
-                      const SafetensorsMetadata& metadata) {
+void write_safetensors(const std::function<void(const void* data, size_t bytes)>& write,
+                       std::span<const NamedTensor> tensors, const SafetensorsMetadata& metadata) {
   const std::vector<const NamedTensor*> order = in_file_order(tensors);
   const std::string header = header_text(order, metadata);
   const uint64_t length = header.size();
-  AtomicFile file(path);
-  file.write(&length, sizeof length);
-  file.write(header);
+  write(&length, sizeof length);
+  write(header.data(), header.size());
   for (const NamedTensor* t : order) {
     const Tensor host = t->tensor.to(Device{});  // one at a time: at most one copy is alive
-    file.write(host.view().data, bytes_of(host));
+    write(host.view().data, bytes_of(host));
   }
+}
+
+void save_safetensors(const std::string& path, std::span<const NamedTensor> tensors,
+                      const SafetensorsMetadata& metadata) {
+  AtomicFile file(path);
+  write_safetensors([&](const void* data, size_t bytes) { file.write(data, bytes); }, tensors,
+                    metadata);
   file.commit();
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -53,14 +54,20 @@ class SafetensorsReader {
  public:
   explicit SafetensorsReader(const std::string& path,
                              SafetensorsMode mode = SafetensorsMode::strict);
+  explicit SafetensorsReader(File file, SafetensorsMode mode = SafetensorsMode::strict);
 
+  const std::string& path() const { return file_.path(); }
   const std::vector<SafetensorsEntry>& entries() const { return header_.entries; }
   const SafetensorsMetadata& metadata() const { return header_.metadata; }
   const SafetensorsEntry* find(std::string_view name) const;  // null when there is none
   // The tensor in CPU memory, read from the file straight into its block.
   Tensor load(const SafetensorsEntry& entry) const;
+  // Elements [begin, begin + count) of the tensor in row-major order, as [count].
+  Tensor load(const SafetensorsEntry& entry, int64_t begin, int64_t count) const;
 
  private:
+  void read_into(Tensor& tensor, const SafetensorsEntry& entry, int64_t begin) const;
+
   File file_;
   SafetensorsHeader header_;
   std::map<std::string_view, const SafetensorsEntry*> by_name_;
@@ -77,5 +84,10 @@ SafetensorsContents load_safetensors(const std::string& path,
 // UTF-8, at most 4096 bytes long and not "__metadata__".
 void save_safetensors(const std::string& path, std::span<const NamedTensor> tensors,
                       const SafetensorsMetadata& metadata = {});
+
+// The bytes of such a file, piece by piece from its beginning, for who has a place of his own.
+void write_safetensors(const std::function<void(const void* data, size_t bytes)>& write,
+                       std::span<const NamedTensor> tensors,
+                       const SafetensorsMetadata& metadata = {});
 
 }  // namespace pinion

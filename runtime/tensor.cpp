@@ -64,7 +64,12 @@ TensorImpl* TensorImpl::make(Storage* storage, void* data, const Shape& shape, D
 
 void Storage::destroy() {
   if (small) return release_with_header(this, kHeaderBytes, bytes, tag);
-  release(device, data, bytes, tag);
+  if (owner) {
+    delete owner;
+    count_foreign(device, -bytes, tag);
+  } else {
+    release(device, data, bytes, tag);
+  }
   release_small(this, sizeof(Storage));
 }
 
@@ -160,6 +165,17 @@ Tensor Tensor::from_host(const void* data, int64_t count, DType dtype, const Sha
 void Tensor::to_host(void* out, DType wanted) const {
   PINION_CHECK(dtype() == wanted, "values: expected a tensor of ", wanted, ", got ", dtype());
   copy({}, out, device(), view().data, numel() * size_of(wanted));
+}
+
+Tensor Tensor::foreign(void* data, const Shape& shape, DType dtype, Device device,
+                       std::shared_ptr<void> owner) {
+  const int64_t bytes = shape.numel() * size_of(dtype);
+  const MemoryTag tag = MemoryTagScope::current();
+  auto* storage = new (allocate_small(sizeof(detail::Storage)))
+      detail::Storage{{}, tag, false, device, bytes, data};
+  storage->owner = new std::shared_ptr<void>(std::move(owner));
+  count_foreign(device, bytes, tag);
+  return Tensor(TensorImpl::make(storage, data, shape, dtype));
 }
 
 double Tensor::item() const {

@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <functional>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
@@ -53,6 +54,7 @@ struct Storage {
   int64_t bytes;
   void* data;
   std::atomic<uint64_t> version{0};
+  std::shared_ptr<void>* owner = nullptr;  // of memory that is not the allocator's
 
   void drop() {
     if (refs.down()) destroy();
@@ -128,6 +130,10 @@ class Tensor {
   static Tensor of(std::initializer_list<T> values, const Shape& shape) {
     return of(std::span<const T>(values.begin(), values.size()), shape);
   }
+
+  // A tensor over memory that somebody else provides and `owner` keeps; it counts as allocated.
+  static Tensor foreign(void* data, const Shape& shape, DType dtype, Device device,
+                        std::shared_ptr<void> owner);
 
   bool defined() const { return impl_ != nullptr; }
   const Shape& shape() const { return impl().shape; }

@@ -222,6 +222,7 @@ Tensor loss_with(double smoothing, const Tensor& weight) {
 std::vector<BadCall> row_calls() {
   using namespace nn;  // NOLINT: a table
   const char* const norm = "layer_norm(x, gamma, beta, eps, form)";
+  const char* const residual = "residual_layer_norm(x, branch, gamma, beta, p, key, eps, form)";
   const char* const loss = "cross_entropy(logits, target, options)";
   return {
       {"softmax(x)", "softmax: expected x of at least one dimension, got []",
@@ -248,6 +249,22 @@ std::vector<BadCall> row_calls() {
        }},
       {norm, "layer_norm: expected x of at least one dimension",
        [] { return layer_norm(f32({}), f32({1}), f32({1})); }},
+      {residual, "residual_layer_norm: expected branch [3,4], got [4,3]",
+       [] {
+         return residual_layer_norm(f32({3, 4}), f32({4, 3}), f32({4}), f32({4})).sum;
+       }},
+      {residual, "residual_layer_norm: expected branch of type f32, got f64",
+       [] {
+         return residual_layer_norm(f32({3, 4}), f64({3, 4}), f32({4}), f32({4})).sum;
+       }},
+      {residual, "residual_layer_norm: expected p in [0, 1), got 1",
+       [] {
+         return residual_layer_norm(f32({3, 4}), f32({3, 4}), f32({4}), f32({4}), 1).sum;
+       }},
+      {residual, "residual_layer_norm: expected gamma [4], got [3]",
+       [] {
+         return residual_layer_norm(f32({3, 4}), f32({3, 4}), f32({3}), f32({4})).sum;
+       }},
       {norm, "layer_norm: expected eps of at least 0, got -1",
        [] {
          return layer_norm(f32({3, 4}), f32({4}), f32({4}), -1);

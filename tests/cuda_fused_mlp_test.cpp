@@ -53,6 +53,7 @@ TEST_F(CudaKernels, FusedMlpEqualsTheCpus) {
       {{20, 33, 40, 7}, 150, Activation::gelu_tanh, true},
       {{300, 128, 100}, 90, Activation::relu, false},  // weights one layer at a time
       {{8, 128, 128, 128, 128, 128, 3}, 40, Activation::gelu, false},
+      {{70, 64, 128, 3}, 129, Activation::gelu, true},  // two panels of columns, a row too many
   };
   for (const auto& c : cases)
     for (const nn::Precision precision : {nn::Precision::no, nn::Precision::bf16}) {

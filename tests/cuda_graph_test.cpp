@@ -2,6 +2,7 @@
 // Recorded steps on a CUDA device, a GPU or the simulator: a replay does what the step would have
 // done, asks for no memory and does not wait.
 #include "device_pair.h"
+#include "low_precision_testing.h"
 #include "pinion/accel/metrics.h"
 #include "pinion/kernels/cuda/backend.h"
 #include "pinion/nn/init.h"
@@ -126,6 +127,41 @@ TEST_F(CudaGraph, ReplaysWithSgdAreTheStepsBitForBit) {
   expect_replays_like_steps<optim::Sgd>(
       optim::SgdOptions{.lr = 0.05, .momentum = 0.9, .nesterov = true});
 }
+
+// The copies that autocast reads are written by the recorded step, and brought up to date where
+// weights were loaded between replays. An evaluation in between sees the weights of its time.
+TEST_F(CudaGraph, ReplaysUnderAutocastAreTheStepsBitForBit) {
+  const optim::AdamOptions options{.lr = 0.05};
+  Trainer<optim::Adam> stepped(options), replayed(options);
+  StepGraphs graphs(kCuda);
+  const auto load = [](Trainer<optim::Adam>& t) {
+    for (Tensor p : t.model.parameters()) p.copy_(Tensor::full(p.shape(), 0.03125));
+  };
+  const auto evaluate = [](Trainer<optim::Adam>& t) {
+    const nn::Autocast guard(nn::Precision::bf16);
+    const NoGrad no_grad;
+    return nn::cross_entropy(t.model.first(t.x), t.y).to(kCpu).item();
+  };
+  for (uint64_t step = 0; step < 12; ++step) {
+    if (step == 5) load(stepped), load(replayed);
+    const auto run = [&](Trainer<optim::Adam>& t) {
+      const nn::Autocast guard(nn::Precision::bf16);
+      t.step();
+    };
+    stepped.feed(step);
+    run(stepped);
+    replayed.feed(step);
+    graphs.run("step", [&] { run(replayed); });
+    ASSERT_EQ(replayed.loss.to(kCpu).item(), stepped.loss.to(kCpu).item()) << "step " << step;
+    if (step < 7) continue;
+    ASSERT_EQ(evaluate(replayed), evaluate(stepped)) << "step " << step;
+  }
+  EXPECT_EQ(parameters_of(replayed.model), parameters_of(stepped.model));
+  for (const Tensor& p : replayed.model.parameters())
+    expect_cast(p, nn::LowPrecisionCopy::find(p, DType::bf16));
+}
+
+TEST_F(CudaGraph, LowPrecisionCopiesAreCasts) { expect_copies_are_casts(kCuda); }
 
 TEST_F(CudaGraph, SteadyReplaysOnlyLaunch) {
   Trainer<optim::Adam> t(optim::AdamOptions{});

@@ -284,5 +284,29 @@ TEST_F(CudaKernels, OptimizersOfAnyLength) {
       }
 }
 
+// The places of weights and copies may be off their boundaries, together or apart.
+TEST_F(CudaKernels, OptimizersWriteLowPrecisionCopies) {
+  for (const DType t : {DType::bf16, DType::f16})
+    for (const int64_t n : {1, 5, 1000})
+      for (const auto& [offset, of_low] : {std::pair{0, 0}, {4, 4}, {1, 1}, {0, 1}, {4, 2}}) {
+        SCOPED_TRACE(cat({t, " n ", n, " offsets ", offset, " ", of_low}));
+        Pair w(DType::f32, {n}, offset), dw(DType::f32, {n}, offset, 2);
+        Pair m(DType::f32, {n}, offset, 0), v(DType::f32, {n}, offset, 0);
+        Pair after_adam(t, {n}, of_low), after_sgd(t, {n}, of_low), want(t, {n}, of_low);
+        on(kCuda, [&](auto& ctx) {
+          kernels::adam_step(ctx, w.on_device(kCuda), dw.on_device(kCuda), m.on_device(kCuda),
+                             v.on_device(kCuda), {}, {.low = after_adam.on_device(kCuda)});
+          kernels::cast(ctx, w.on_device(kCuda), want.on_device(kCuda));
+        });
+        EXPECT_EQ(after_adam.values(kCuda), want.values(kCuda));
+        on(kCuda, [&](auto& ctx) {
+          kernels::sgd_step(ctx, w.on_device(kCuda), dw.on_device(kCuda), {},
+                            {.lr = 0.1, .low = after_sgd.on_device(kCuda)});
+          kernels::cast(ctx, w.on_device(kCuda), want.on_device(kCuda));
+        });
+        EXPECT_EQ(after_sgd.values(kCuda), want.values(kCuda));
+      }
+}
+
 }  // namespace
 }  // namespace pinion::testing

@@ -223,5 +223,65 @@ TEST(Fs, GuardRestoresThePreviousBackEnd) {
   EXPECT_EQ(&fs(), &outer);
 }
 
+TEST(Fs, LocksBelongToOneOpenFile) {
+  const TempDir dir;
+  File first(dir / "lock", OpenMode::append);
+  EXPECT_TRUE(first.try_lock());
+  EXPECT_TRUE(first.try_lock());  // its own
+  File second(dir / "lock", OpenMode::append);
+  EXPECT_FALSE(second.try_lock());
+  first.close();
+  EXPECT_TRUE(second.try_lock());
+}
+
+TEST(Fs, RenamesByARule) {
+  const TempDir dir;
+  make_private_dir(dir / "a");
+  EXPECT_EQ(error_of([&] { make_private_dir(dir / "a"); }).kind(), ErrorKind::io);
+  make_dirs(dir / "b");
+  write_file_atomic(dir / "a/x", "1");
+  write_file_atomic(dir / "b/x", "2");
+  EXPECT_THAT(error_of([&] { rename_file(dir / "a", dir / "b", RenameRule::no_replace); }).what(),
+              testing::HasSubstr("EEXIST"));
+  rename_file(dir / "a", dir / "b", RenameRule::exchange);
+  EXPECT_EQ(read_file(dir / "a/x", 10), "2");
+  EXPECT_EQ(read_file(dir / "b/x", 10), "1");
+  rename_file(dir / "a", dir / "c", RenameRule::no_replace);
+  EXPECT_THAT(list_dir(dir.path()), testing::ElementsAre("b", "c"));
+  EXPECT_EQ(error_of([&] { rename_file(dir / "b", dir / "no", RenameRule::exchange); }).kind(),
+            ErrorKind::io);
+}
+
+// A network file system, which knows no rules.
+TEST(Fs, RenamesWithoutReplacingWhereTheRuleIsNotKnown) {
+  const TempDir dir;
+  make_dirs(dir / "a");
+  make_dirs(dir / "b");
+  FaultyFs faulty;
+  const FsGuard guard(faulty);
+  faulty.fail_call("rename2", 1, EINVAL);
+  EXPECT_THAT(error_of([&] { rename_file(dir / "a", dir / "b", RenameRule::no_replace); }).what(),
+              testing::HasSubstr("EEXIST"));
+  faulty.fail_call("rename2", 1, EINVAL);
+  rename_file(dir / "a", dir / "c", RenameRule::no_replace);
+  EXPECT_THAT(list_dir(dir.path()), testing::ElementsAre("b", "c"));
+}
+
+TEST(Fs, OpensInADirectoryAndNowhereElse) {
+  const TempDir dir;
+  make_dirs(dir / "in/sub");
+  write_file_atomic(dir / "out", "secret");
+  write_file_atomic(dir / "in/file", "text");
+  std::filesystem::create_symlink("../out", dir / "in/link");
+  std::filesystem::create_symlink("file", dir / "in/near");
+  const File in(dir / "in", OpenMode::directory);
+  const File file(in, "file");
+  EXPECT_EQ(file.size(), 4);
+  EXPECT_EQ(file.path(), dir / "in/file");
+  for (const char* name : {"../out", "/etc/passwd", "..", ".", "", "sub/x", "link", "near", "sub"})
+    EXPECT_EQ(error_of([&] { File(in, name); }).kind(), ErrorKind::data) << name;
+  EXPECT_EQ(error_of([&] { File(in, "none"); }).kind(), ErrorKind::missing);
+}
+
 }  // namespace
 }  // namespace pinion

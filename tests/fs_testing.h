@@ -67,6 +67,17 @@ class FaultyFs final : public Fs {
     if (fd >= 0) paths_[fd] = path;
     return fd;
   }
+  int open_in(int directory, const std::string& name) override {
+    const std::string path = paths_[directory] + "/" + name;
+    if (const int error = next("open_in", path)) return error;
+    const int fd = base_.open_in(directory, name);
+    if (fd >= 0) paths_[fd] = path;
+    return fd;
+  }
+  int lock(int fd) override {
+    const int error = next("lock", paths_[fd]);
+    return error ? error : base_.lock(fd);
+  }
   int64_t read(int fd, void* to, size_t bytes, int64_t offset) override {
     if (const int error = next("read", paths_[fd])) return error;
     return base_.read(fd, to, shortened(bytes), offset);
@@ -99,6 +110,14 @@ class FaultyFs final : public Fs {
   int rename(const std::string& from, const std::string& to) override {
     const int error = next("rename", to);
     return error ? error : base_.rename(from, to);
+  }
+  int rename2(const std::string& from, const std::string& to, RenameRule rule) override {
+    const int error = next("rename2", to);
+    return error ? error : base_.rename2(from, to, rule);
+  }
+  int make_private_dir(const std::string& path) override {
+    const int error = next("mkdir", path);
+    return error ? error : base_.make_private_dir(path);
   }
   int make_dir(const std::string& path) override {
     const int error = next("mkdir", path);

@@ -191,5 +191,17 @@ TEST(Chart, TicksAreRoundNumbers) {
   EXPECT_TRUE(axis_ticks(0, kInf, 5).empty());
 }
 
+TEST(HtmlReport, HoldsPictures) {
+  EXPECT_EQ(base64(""), "");
+  EXPECT_EQ(base64("f"), "Zg==");  // RFC 4648, section 10
+  EXPECT_EQ(base64("fo"), "Zm8=");
+  EXPECT_EQ(base64("foo"), "Zm9v");
+  EXPECT_EQ(base64("foob"), "Zm9vYg==");
+  HtmlReport report("films");
+  report.add_pictures({"foo", "f"}, {{"True", "a < b"}});
+  EXPECT_THAT(report.html(), HasSubstr("data:image/png;base64,Zm9v\">"));
+  EXPECT_THAT(report.html(), HasSubstr("<b>True</b> a &lt; b"));
+}
+
 }  // namespace
 }  // namespace pinion::accel

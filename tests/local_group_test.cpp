@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ranks as threads: results by rank, and an exception of one that frees the others.
-#include <gmock/gmock.h>
-
 #include "pinion/dist/local_group.h"
+
+#include <gmock/gmock.h>
 
 namespace pinion::dist {
 namespace {

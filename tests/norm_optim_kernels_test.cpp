@@ -124,6 +124,36 @@ TEST(OptimKernels, AdamFollowsItsDefinition) {
         }
 }
 
+// Packets that are not full included.
+TEST(OptimKernels, LowPrecisionCopiesAreCastsOfTheNewWeights) {
+  ThreadPool pool(1);
+  for (Isa isa : rungs())
+    for (DType t : {DType::bf16, DType::f16})
+      for (int64_t n : {1, 7, 8, 61}) {
+        const CpuContext ctx{&pool, isa};
+        const Block g = Block::random(DType::f32, Shape{n}, 61);
+        Block w = Block::random(DType::f32, Shape{n}, 62), m(DType::f32, Shape{n}), v = m, b = m;
+        const auto expect_copy = [&](const char* what, auto step) {
+          Block low(t, Shape{n}), want(t, Shape{n});
+          step(low.view());
+          cast(ctx, w.view(), want.view());
+          EXPECT_TRUE(low.same_bits(want)) << label(what, isa, t, n);
+        };
+        expect_copy("adam", [&](View low) {
+          adam_step(ctx, w.view(), g.view(), m.view(), v.view(), {}, {.low = low});
+        });
+        expect_copy("amsgrad", [&](View low) {
+          adam_step(ctx, w.view(), g.view(), m.view(), v.view(), b.view(), {.low = low});
+        });
+        expect_copy("sgd", [&](View low) {
+          sgd_step(ctx, w.view(), g.view(), {}, {.lr = 0.1, .low = low});
+        });
+        expect_copy("momentum", [&](View low) {
+          sgd_step(ctx, w.view(), g.view(), b.view(), {.lr = 0.1, .momentum = 0.9, .low = low});
+        });
+      }
+}
+
 TEST(OptimKernels, SgdFollowsItsDefinition) {
   ThreadPool pool(1);
   for (Isa isa : rungs())

@@ -416,12 +416,21 @@ inline std::vector<OpCase> attention_cases() {
   };
 }
 
+// Both results, the sum with other gradients than the norm's alone.
+inline Tensor residual_norm(Xs x, double p, LayerNormForm form) {
+  const nn::ResidualNorm r =
+      nn::residual_layer_norm(x[0], x[1], x[2], x[3], p, {7, 1, 2}, 0.1, form);
+  return r.normalised + r.sum * r.sum;
+}
+
 inline std::vector<OpCase> norm_cases() {
   using namespace nn;  // NOLINT: a table
   const Shape s{2, 3, 37}, large{301, 1013};
   const char* const norm = "layer_norm(x, gamma, beta, eps, form)";
   const char* const conditional =
       "conditional_layer_norm(x, gamma, beta, delta_gamma, delta_beta, eps, form)";
+  const char* const residual = "residual_layer_norm(x, branch, gamma, beta, p, key, eps, form)";
+  const char* const own = "PyTorch draws other numbers";
   const auto condition = [](Xs x) {
     return conditional_layer_norm(x[0], x[1], x[2], x[3], x[4], 0.01);
   };
@@ -456,6 +465,24 @@ inline std::vector<OpCase> norm_cases() {
        conditional,
        {real(large), real({1013}), real({1013}), real(large), real(large)},
        condition},
+      {"residual_layer_norm",
+       residual,
+       {real(s), real(s), real({37}), real({37})},
+       [](Xs x) { return residual_norm(x, 0.4, LayerNormForm::torch); },
+       Gradient::smooth,
+       own},
+      {"residual_layer_norm_unbiased",
+       residual,
+       {real({5, 8}), real({5, 8}), real({8}), real({8})},
+       [](Xs x) { return residual_norm(x, 0, LayerNormForm::unbiased_std); },
+       Gradient::smooth,
+       "the sum of two results"},
+      {"residual_layer_norm_large",
+       residual,
+       {real(large), real(large), real({1013}), real({1013})},
+       [](Xs x) { return residual_norm(x, 0.4, LayerNormForm::unbiased_std); },
+       Gradient::smooth,
+       own},
   };
 }
 

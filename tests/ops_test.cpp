@@ -18,7 +18,8 @@ std::vector<std::string> declared_functions() {
     std::ifstream file(std::string(PINION_SOURCE_DIR) + header);
     while (std::getline(file, line)) text += line.substr(0, line.find("//")) + " ";
   }
-  const std::regex declaration(R"(Tensor (operator\S|\w+)\(([^()]*(?:\{\})?[^()]*)\);)");
+  const std::regex declaration(
+      R"((?:Tensor|ResidualNorm) (operator\S|\w+)\(([^()]*(?:\{\})?[^()]*)\);)");
   const std::regex parameter(R"((\w+)\s*(?:=.*)?$)");
   std::vector<std::string> functions;
   for (std::sregex_iterator it(text.begin(), text.end(), declaration), end; it != end; ++it) {

@@ -117,5 +117,44 @@ TEST(CsvTracker, RefusesOtherColumns) {
   EXPECT_EQ(contents(path), "a,b\n1,2\n3,4\n");
 }
 
+// A run that was killed after its checkpoint leaves more than it should; the one that resumes ends
+// with the file of a run that nobody stopped.
+TEST(Tracker, GoesBackToWhereACheckpointLeftIt) {
+  const TempDir dir;
+  const auto check = [&](const std::string& name, auto make) {
+    const std::string path = dir / name;
+    int64_t position = 0;
+    {
+      auto tracker = make(path);
+      for (int i = 0; i < 3; ++i) tracker.log({{"i", i}});
+      position = tracker.position();
+    }
+    const std::string at_checkpoint = contents(path);
+    EXPECT_EQ(position, static_cast<int64_t>(at_checkpoint.size()));
+    make(path).log({{"i", 100}});
+    {
+      auto tracker = make(path);
+      tracker.go_back(position);
+      EXPECT_EQ(contents(path), at_checkpoint);
+      tracker.log({{"i", 3}});
+    }
+    {
+      auto whole = make(path + "2");
+      for (int i = 0; i < 4; ++i) whole.log({{"i", i}});
+    }
+    EXPECT_EQ(contents(path), contents(path + "2"));
+    auto tracker = make(path);
+    const Error error = error_of([&] { tracker.go_back(1000); });
+    EXPECT_EQ(error.kind(), ErrorKind::checkpoint);
+    EXPECT_THAT(error.what(), testing::HasSubstr("at least 1000 bytes"));
+    tracker.go_back(0);
+    tracker.log({{"i", 0}});
+    EXPECT_EQ(contents(path), contents(path + "2").substr(0, contents(path).size()));
+    EXPECT_FALSE(contents(path).empty());
+  };
+  check("a.jsonl", [](const std::string& p) { return JsonlTracker(p, TrackerStart::continued); });
+  check("a.csv", [](const std::string& p) { return CsvTracker(p, TrackerStart::continued); });
+}
+
 }  // namespace
 }  // namespace pinion::accel

@@ -9,8 +9,11 @@ set -euo pipefail
 packages=(
   g++ cmake ninja-build
   libfmt-dev nlohmann-json3-dev libyaml-dev  # library: text, JSON, YAML
+  nettle-dev                                 # library: HMAC of the store
   libdnnl-dev                                # library: large GEMMs on the CPU
+  openmpi-bin libopenmpi-dev                 # ranks under mpirun
   libcli11-dev                               # programs: flags
+  libpng-dev libjpeg62-turbo-dev             # programs: images
   libgtest-dev libgmock-dev                  # tests
   libbenchmark-dev                           # benchmarks
 )

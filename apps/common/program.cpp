@@ -10,6 +10,7 @@
 #include <new>
 #include <string>
 
+#include "pinion/apps/common/error_record.h"
 #include "pinion/kernels/check.h"
 #include "pinion/runtime/log.h"
 
@@ -31,6 +32,7 @@ int write_all(int fd, std::string_view text) noexcept {
 int report(std::string_view name, std::string_view text, ErrorKind kind) noexcept {
   try {
     write_all(STDERR_FILENO, std::string(name) + ": " + escaped(text) + "\n");
+    record_error(kind, text);
   } catch (...) {  // no memory even for the message
     write_all(STDERR_FILENO, "out of memory\n");
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The flags of simple_train.
+// The flags of simple_train and accelerate_train.
 #include "pinion/apps/toy/options.h"
 
 #include <fmt/format.h>
@@ -79,12 +79,14 @@ struct Raw {
   int64_t seed = 0;  // read with its sign, so that -1 is refused and not taken for 2^64 - 1
 };
 
-void add_data_flags(CLI::App& app, Options& o, Raw& raw) {
-  app.add_option("--samples", o.synthetic.samples, "Samples of the made-up data")
-      ->group("Made-up data");
-  app.add_option("--features", o.synthetic.features, "Features of a sample")->group("Made-up data");
-  app.add_option("--noise", o.synthetic.noise, "Share of labels that are wrong")
-      ->group("Made-up data");
+void add_data_flags(CLI::App& app, Options& o) {
+  const char* group = "Made-up data";
+  app.add_option("--samples", o.synthetic.samples, "Samples of the made-up data")->group(group);
+  app.add_option("--features", o.synthetic.features, "Features of a sample")->group(group);
+  app.add_option("--noise", o.synthetic.noise, "Share of labels that are wrong")->group(group);
+}
+
+void add_table_flags(CLI::App& app, Options& o, Raw& raw) {
   const char* table = "A table of your own";
   app.add_option("--data", o.table.path, "CSV file: numbers and one column of classes")
       ->group(table);
@@ -110,10 +112,6 @@ void add_training_flags(CLI::App& app, Options& o, Raw& raw) {
   app.add_option("--hidden", o.hidden, "Width of the hidden layer")->group(group);
   app.add_option("--epochs", o.epochs, "Passes over the data")->group(group);
   app.add_option("--batch_size", o.batch_size, "Samples of a step")->group(group);
-  app.add_option("--engine", o.engine,
-                 "autograd: step by step; fused: all epochs in one kernel (adam or adamw)")
-      ->check(CLI::IsMember({"autograd", "fused"}))
-      ->group(group);
   app.add_option("--optimizer", o.optimizer, "adam, adamw or sgd")
       ->check(CLI::IsMember({"adam", "adamw", "sgd"}))
       ->group(group);
@@ -123,14 +121,47 @@ void add_training_flags(CLI::App& app, Options& o, Raw& raw) {
       ->group(group);
   app.add_option("--seed", raw.seed, "Seed of data, weights, order and split")->group(group);
   app.add_option("--workers", o.workers, "Threads that prepare batches")->group(group);
+  app.add_option("--mixed_precision", raw.precision, "no, bf16 or fp16")->group(group);
+}
+
+void add_simple_flags(CLI::App& app, Options& o, Raw& raw) {
+  const char* group = "Training";
+  app.add_option("--engine", o.engine,
+                 "autograd: step by step; fused: all epochs in one kernel (adam or adamw)")
+      ->check(CLI::IsMember({"autograd", "fused"}))
+      ->group(group);
   app.add_option("--device", raw.device, "cpu, cuda, cuda:1 or auto")->group(group);
   app.add_flag("--cuda_graph", o.cuda_graph,
                "Record the training step once and replay it (CUDA devices)")
       ->group(group);
-  app.add_option("--mixed_precision", raw.precision, "no, bf16 or fp16")->group(group);
   app.add_option("--output_dir", o.output_dir,
                  "Folder of metrics.jsonl, report.html, model.safetensors")
       ->group(group);
+}
+
+void add_accelerate_flags(CLI::App& app, Options& o) {
+  const char* group = "Training";
+  app.add_flag("--cpu", o.cpu, "Train on the CPU even where there is a GPU")->group(group);
+  app.add_option("--gradient_accumulation_steps", o.gradient_accumulation_steps,
+                 "Batches of each rank that make an update")
+      ->group(group);
+  app.add_option("--output_dir", o.output_dir,
+                 "Folder of metrics.jsonl, model.safetensors, checkpoints")
+      ->group(group);
+  app.add_option("--save_every", o.save_every, "Epochs between checkpoints (0: none)")
+      ->group(group);
+  app.add_option("--resume", o.resume_from,
+                 "Go on from this checkpoint, or from the newest in --output_dir if there is one")
+      ->expected(0, 1)
+      ->group(group);
+}
+
+// What both programs do with what was read.
+void finish(Options& o, const Raw& raw) {
+  check_range("--seed", raw.seed, 0, std::numeric_limits<int64_t>::max());
+  o.seed = o.synthetic.seed = static_cast<uint64_t>(raw.seed);
+  o.precision = nn::parse_precision(raw.precision);
+  check(o);
 }
 
 }  // namespace
@@ -141,19 +172,37 @@ std::optional<Options> parse_options(int argc, char** argv) {
   CLI::App app("Trains a small classifier: on made-up data, or on a table of your own.",
                "simple_train");
   app.option_defaults()->always_capture_default();
-  add_data_flags(app, o, raw);
+  add_data_flags(app, o);
+  add_table_flags(app, o, raw);
   add_training_flags(app, o, raw);
+  add_simple_flags(app, o, raw);
   if (!apps::parse_command_line(app, argc, argv)) return std::nullopt;
-  check_range("--seed", raw.seed, 0, std::numeric_limits<int64_t>::max());
-  o.seed = o.synthetic.seed = static_cast<uint64_t>(raw.seed);
   o.table.header = raw.header == "yes"  ? Header::yes
                    : raw.header == "no" ? Header::no
                                         : Header::detect;
-  o.precision = nn::parse_precision(raw.precision);
-  check(o);
+  finish(o, raw);
   o.device = parse_device(raw.device);
   PINION_REQUIRE(usage, !o.cuda_graph || o.device.kind == Device::Kind::cuda,
                  "--cuda_graph: expected a CUDA device, got --device ", o.device.name());
+  return o;
+}
+
+std::optional<Options> parse_accelerate_options(int argc, char** argv) {
+  Options o;
+  Raw raw;
+  CLI::App app("Trains a small classifier on made-up data, on any number of ranks.",
+               "accelerate_train");
+  app.option_defaults()->always_capture_default();
+  add_data_flags(app, o);
+  add_training_flags(app, o, raw);
+  add_accelerate_flags(app, o);
+  if (!apps::parse_command_line(app, argc, argv)) return std::nullopt;
+  finish(o, raw);
+  if (app.count("--mixed_precision") > 0) o.asked_precision = o.precision;
+  o.resume = app.count("--resume") > 0;
+  if (o.gradient_accumulation_steps)
+    check_range("--gradient_accumulation_steps", *o.gradient_accumulation_steps, 1, kMostSamples);
+  check_range("--save_every", o.save_every, 0, kMostSamples);
   return o;
 }
 

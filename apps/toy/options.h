@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The settings of simple_train and their flags.
+// The settings of simple_train and accelerate_train, and their flags.
 #pragma once
 
 #include <cstdint>
@@ -37,12 +37,22 @@ struct Options {
   nn::Precision precision = nn::Precision::no;
   std::string output_dir = "run";
 
+  // Of accelerate_train.
+  bool cpu = false;
+  std::optional<int64_t> gradient_accumulation_steps;
+  std::optional<nn::Precision> asked_precision;
+  int64_t save_every = 0;  // epochs between checkpoints; 0: none
+  bool resume = false;
+  std::string resume_from;  // "": the newest checkpoint of output_dir
+
   std::string predict;  // a saved model to apply instead of training one
   std::string output;   // where predictions go; "" is standard output
 };
 
 // The options, or nothing when the command line only asked for help. Throws Error (usage).
 std::optional<Options> parse_options(int argc, char** argv);
+// The same for accelerate_train, whose device and ranks are for its launcher to say.
+std::optional<Options> parse_accelerate_options(int argc, char** argv);
 
 std::unique_ptr<optim::Optimizer> make_optimizer(const Options& options, nn::Module& model);
 optim::FusedRunOptions fused_run_options(const Options& options);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // simple_train: a small classifier in a plain training loop, on made-up data or on a table of your
-// own. The model and the loop are written out here, as a program of your own would write them.
+// own. The loop is written out here, as a program of your own would write it.
 #include <fmt/format.h>
 
 #include <chrono>
@@ -15,6 +15,7 @@
 #include "pinion/apps/toy/facts.h"
 #include "pinion/apps/toy/options.h"
 #include "pinion/apps/toy/report.h"
+#include "pinion/apps/toy/simple_net.h"
 #include "pinion/nn/init.h"
 #include "pinion/nn/layers.h"
 #include "pinion/nn/weights.h"
@@ -27,22 +28,6 @@
 namespace pinion::toy {
 
 namespace {
-
-// Two linear layers with a ReLU between them: 418 parameters for 10 features and 2 classes.
-struct SimpleNet : nn::Module {
-  nn::Linear fc1, fc2;
-
-  SimpleNet(int64_t features, int64_t hidden, int64_t classes)
-      : fc1(features, hidden), fc2(hidden, classes) {}
-
-  // [n, features] -> [n, classes]
-  Tensor operator()(const Tensor& x) const { return fc2(fc1(x, Activation::relu)); }
-
-  void fields(nn::Fields& f) override {
-    f("fc1", fc1);
-    f("fc2", fc2);
-  }
-};
 
 struct Data {
   accel::TensorDataset train;

@@ -232,6 +232,10 @@ void backward(const CpuContext& ctx, const LayerNormArgs& args) {
 }  // namespace
 
 void layer_norm_forward(const CpuContext& ctx, LayerNormArgs args) {
+  if (const ResidualArgs& r = args.residual; r.branch) {
+    dropout(ctx, r.branch, r.dropout, r.key, r.sum);
+    add(ctx, r.x, r.sum, r.sum);
+  }
   for_float(args.x.dtype, "layer_norm_forward", [&]<class T>() {
     args.delta_gamma ? forward<T, true>(ctx, args) : forward<T, false>(ctx, args);
   });
@@ -241,6 +245,9 @@ void layer_norm_backward(const CpuContext& ctx, LayerNormArgs args) {
   for_float(args.x.dtype, "layer_norm_backward", [&]<class T>() {
     args.delta_gamma ? backward<T, true>(ctx, args) : backward<T, false>(ctx, args);
   });
+  const ResidualArgs& r = args.residual;
+  if (r.dsum) add(ctx, r.dsum, args.dx, args.dx);
+  if (r.dbranch) dropout(ctx, args.dx, r.dropout, r.key, r.dbranch);
 }
 
 }  // namespace pinion::kernels::PINION_RUNG

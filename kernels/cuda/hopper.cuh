@@ -105,6 +105,14 @@ __device__ __forceinline__ uint64_t describe_tile(const void* start,
          kSwizzle128 << 62;
 }
 
+// Shows what the calling thread has stored in shared memory to the engine that multiplies tiles; a
+// barrier must follow.
+__device__ __forceinline__ void publish_tiles() {
+#ifdef __CUDACC__
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
 // --- products of a warp group: 64 rows of a, N columns of b, 16 deep ---
 
 // The compiler moves no use of the sums past this.

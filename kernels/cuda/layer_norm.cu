@@ -2,6 +2,7 @@
 // Layer normalisation over the last dimension (Ba, Kiros & Hinton 2016). The variance is that of
 // the differences from the mean, so it loses no digits where the mean is large.
 #include "pinion/kernels/cuda/launch.h"
+#include "pinion/kernels/cuda/recording.h"
 #include "pinion/kernels/cuda/workspace.h"
 #include "pinion/kernels/formulas.h"
 #include "pinion/kernels/kernels.h"
@@ -70,11 +71,64 @@ struct Norm {
   }
 };
 
-template <class T, int kThreads>
-__global__ void __launch_bounds__(kThreads) normalise(Norm<T> norm) {
+// ResidualArgs with types, for the device; `dsum` and `dbranch` may be null.
+template <class T>
+struct Residual {
+  using A = Accumulator<T>;
+  const T *x, *branch;
+  T* sum;
+  const T* dsum;
+  T* dbranch;
+  bool draws;
+  ReplayedKey key;
+  uint32_t threshold;
+  formulas::Dropout drop;
+
+  explicit Residual(const ResidualArgs& r)
+      : x(r.branch ? r.x.template as<T>() : nullptr),
+        branch(r.branch ? r.branch.template as<T>() : nullptr),
+        sum(r.branch ? r.sum.template as<T>() : nullptr),
+        dsum(r.dsum ? r.dsum.template as<T>() : nullptr),
+        dbranch(r.dbranch ? r.dbranch.template as<T>() : nullptr),
+        draws(r.dropout > 0 && (branch || dbranch)),
+        key(draws ? ReplayedKey(r.key) : ReplayedKey()),
+        threshold(bernoulli_threshold(1 - r.dropout)),
+        drop{1 / (1 - r.dropout)} {}
+
+  // f(i, kept) for the elements of a row of n that begins at element `row`: four at a time, for
+  // which the words of random numbers are drawn together.
+  template <int kThreads, class F>
+  __device__ __forceinline__ void for_row(int64_t row, int64_t n, F f) const {
+    const PhiloxKey now = key.now();
+    for (int64_t block = row / 4 + threadIdx.x; block * 4 < row + n; block += kThreads) {
+      const Philox4 words = draws ? philox(now, static_cast<uint64_t>(block)) : Philox4{};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int64_t i = block * 4 + j;
+        if (row <= i && i < row + n) f(i, words.v[j] < threshold);
+      }
+    }
+  }
+  __device__ __forceinline__ T dropped(T v, bool kept) const {
+    return T(drop(static_cast<A>(v), kept));
+  }
+};
+
+// What a row's kernel has besides where there is no residual connection.
+struct NoResidual {};
+
+template <class T, int kThreads, class R>
+__global__ void __launch_bounds__(kThreads) normalise(Norm<T> norm, R residual) {
   using A = Accumulator<T>;
   const int64_t row = int64_t{blockIdx.x} * norm.n, n = norm.n;
   const T* x = norm.x + row;
+  if constexpr (!std::is_same_v<R, NoResidual>) {
+    residual.template for_row<kThreads>(row, n, [&](int64_t i, bool kept) {
+      const A branch = static_cast<A>(residual.dropped(residual.branch[i], kept));
+      residual.sum[i] = T(static_cast<A>(residual.x[i]) + branch);
+    });
+    __syncthreads();  // x is this sum
+  }
   const A share = A(1) / static_cast<A>(n);
   A sum = 0;
   for (int64_t i = threadIdx.x; i < n; i += kThreads) sum += static_cast<A>(x[i]);
@@ -95,8 +149,8 @@ __global__ void __launch_bounds__(kThreads) normalise(Norm<T> norm) {
   if (threadIdx.x == 0) norm.mean[blockIdx.x] = center, norm.spread[blockIdx.x] = spread;
 }
 
-template <class T, int kThreads>
-__global__ void __launch_bounds__(kThreads) normalise_backward(Norm<T> norm) {
+template <class T, int kThreads, class R>
+__global__ void __launch_bounds__(kThreads) normalise_backward(Norm<T> norm, R residual) {
   using A = Accumulator<T>;
   const int64_t row = int64_t{blockIdx.x} * norm.n, n = norm.n;
   const A center = norm.mean[blockIdx.x], spread = norm.spread[blockIdx.x];
@@ -112,10 +166,20 @@ __global__ void __launch_bounds__(kThreads) normalise_backward(Norm<T> norm) {
   if (!norm.dx) return;  // in all threads
   const A mean_g = block_sum<kThreads>(sum_g) / static_cast<A>(n);
   const A mean_gx = block_sum<kThreads>(sum_gx) * norm.share(spread);
-  for (int64_t i = threadIdx.x; i < n; i += kThreads) {
+  const auto dx = [&](int64_t i) {
     const A g = static_cast<A>(norm.dy[row + i]) * norm.scale(row + i, i);
     const A xhat = (static_cast<A>(norm.x[row + i]) - center) * factor;
-    norm.dx[row + i] = T((g - mean_g - xhat * mean_gx) * factor);
+    return T((g - mean_g - xhat * mean_gx) * factor);
+  };
+  if constexpr (std::is_same_v<R, NoResidual>) {
+    for (int64_t i = threadIdx.x; i < n; i += kThreads) norm.dx[row + i] = dx(i);
+  } else {
+    residual.template for_row<kThreads>(row, n, [&](int64_t i, bool kept) {
+      T d = dx(i - row);
+      if (residual.dsum) d = T(static_cast<A>(residual.dsum[i]) + static_cast<A>(d));
+      norm.dx[i] = d;
+      if (residual.dbranch) residual.dbranch[i] = residual.dropped(d, kept);
+    });
   }
 }
 
@@ -169,6 +233,11 @@ __global__ void __launch_bounds__(kColumnThreads)
   if (dbeta) dbeta[c] = T(beta);
 }
 
+template <class T, class F>
+void with_residual(const ResidualArgs& args, bool there, F f) {
+  there ? f(Residual<T>(args)) : f(NoResidual());
+}
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
@@ -178,8 +247,11 @@ void layer_norm_forward(const CudaContext& ctx, LayerNormArgs args) {
   const unsigned rows = one_block_each(args.x.rows());
   for_float(args.x.dtype, "layer_norm_forward", [&]<class T>() {
     const Norm<T> norm(args);
-    norm.n <= kShortRow ? launch(normalise<T, kWarp>, {rows, kWarp}, ctx, norm)
-                        : launch(normalise<T, 256>, {rows, 256}, ctx, norm);
+    with_residual<T>(
+        args.residual, static_cast<bool>(args.residual.branch), [&]<class R>(R residual) {
+          norm.n <= kShortRow ? launch(normalise<T, kWarp, R>, {rows, kWarp}, ctx, norm, residual)
+                              : launch(normalise<T, 256, R>, {rows, 256}, ctx, norm, residual);
+        });
   });
 }
 
@@ -190,8 +262,12 @@ void layer_norm_backward(const CudaContext& ctx, LayerNormArgs args) {
     const Norm<T> norm(args);
     if ((norm.dx || norm.ddelta_gamma) && rows * n > 0) {
       const unsigned blocks = one_block_each(rows);
-      n <= kShortRow ? launch(normalise_backward<T, kWarp>, {blocks, kWarp}, ctx, norm)
-                     : launch(normalise_backward<T, 256>, {blocks, 256}, ctx, norm);
+      const ResidualArgs& r = args.residual;
+      with_residual<T>(r, r.dsum || r.dbranch, [&]<class R>(R residual) {
+        n <= kShortRow
+            ? launch(normalise_backward<T, kWarp, R>, {blocks, kWarp}, ctx, norm, residual)
+            : launch(normalise_backward<T, 256, R>, {blocks, 256}, ctx, norm, residual);
+      });
     }
     if ((!args.dgamma && !args.dbeta) || n == 0) return;
     const int64_t wanted = ceil_div(rows, 4 * kSlices), most = wanted < kParts ? wanted : kParts;

@@ -88,6 +88,10 @@ template <int N, class T>
 int64_t bytes_off(const T* p, int64_t elements = 0) {
   return static_cast<int64_t>(reinterpret_cast<uintptr_t>(p + elements) % (N * sizeof(T)));
 }
+template <int N, class Array>
+bool packs_begin_at(const Array& array, int64_t i) {
+  return bytes_off<N>(array.p, i) == 0;
+}
 
 // f takes references to the elements, in the order of the arrays. The first array sets the
 // boundary.
@@ -99,7 +103,8 @@ void for_elements(const CudaContext& ctx, int64_t n, F f, First first, Rest... r
   if (n == 0) return;
   const auto size = static_cast<int64_t>(sizeof(T));
   int64_t head = (N * size - bytes_off<N>(first.p)) % (N * size) / size;
-  const bool together = n >= head + N && ((bytes_off<N>(rest.p, head) == 0) && ...);
+  const bool together =
+      n >= head + N && packs_begin_at<N>(first, head) && (packs_begin_at<N>(rest, head) && ...);
   if (!together) head = 0;
   const int64_t packs = together ? (n - head) / N : 0, single = n - packs * N;
   launch(elementwise<N, F, First, Rest...>,

@@ -10,6 +10,44 @@
 namespace pinion::kernels::cuda {
 namespace {
 
+// Weights, and where they go besides in 16 bits: to one of the two places, or none.
+template <class T>
+struct Weights {
+  using Element = T;
+  T* p;
+  BFloat16* bf16;
+  Half* f16;
+  Weights(const View& w, const View& low)
+      : p(w.as<T>()),
+        bf16(low && low.dtype == DType::bf16 ? low.as<BFloat16>() : nullptr),
+        f16(low && !bf16 ? low.as<Half>() : nullptr) {}
+  template <int N>
+  __device__ __forceinline__ Pack<T, N> load(int64_t i) const {
+    return load_pack<N>(p + i);
+  }
+  template <int N>
+  __device__ __forceinline__ void store(int64_t i, const Pack<T, N>& pack) const {
+    store_pack<N>(p + i, pack);
+    if constexpr (std::is_same_v<T, float>) {
+      if (bf16) round_to<N>(bf16 + i, pack);
+      if (f16) round_to<N>(f16 + i, pack);
+    }
+  }
+
+ private:
+  template <int N, class Low>
+  __device__ __forceinline__ static void round_to(Low* low, const Pack<T, N>& pack) {
+    Pack<Low, N> rounded;
+#pragma unroll
+    for (int j = 0; j < N; ++j) rounded.v[j] = Low(pack.v[j]);
+    store_pack<N>(low, rounded);
+  }
+};
+template <int N, class T>
+bool packs_begin_at(const Weights<T>& w, int64_t i) {
+  return bytes_off<N>(w.p, i) == 0 && bytes_off<N>(w.bf16, i) == 0 && bytes_off<N>(w.f16, i) == 0;
+}
+
 // Computes an update in the accumulator type; what is stored as T is rounded.
 template <class U>
 struct Step {
@@ -129,11 +167,10 @@ namespace {
 
 // f is a Step, or a Controlled one.
 template <class T, class F>
-void sgd(const CudaContext& ctx, const View& w, const ConstView& dw, const View& momentum,
-         bool fresh, F f) {
-  const Update<T> weights{w.as<T>()};
+void sgd(const CudaContext& ctx, const Weights<T>& weights, const ConstView& dw,
+         const View& momentum, bool fresh, F f) {
   const Read<T> gradient{dw.as<T>()};
-  const int64_t n = w.numel();
+  const int64_t n = dw.numel();
   // Momentum may be uninitialised before the first step, so that step does not read it.
   if (!momentum)
     for_elements(ctx, n, f, weights, gradient);
@@ -144,11 +181,11 @@ void sgd(const CudaContext& ctx, const View& w, const ConstView& dw, const View&
 }
 
 template <class T, class F>
-void adam(const CudaContext& ctx, const View& w, const ConstView& dw, const View& m, const View& v,
-          const View& vmax, F f) {
-  const Update<T> weights{w.as<T>()}, first{m.as<T>()}, second{v.as<T>()};
+void adam(const CudaContext& ctx, const Weights<T>& weights, const ConstView& dw, const View& m,
+          const View& v, const View& vmax, F f) {
+  const Update<T> first{m.as<T>()}, second{v.as<T>()};
   const Read<T> gradient{dw.as<T>()};
-  const int64_t n = w.numel();
+  const int64_t n = dw.numel();
   if (vmax)
     for_elements(ctx, n, f, weights, gradient, first, second, Update<T>{vmax.as<T>()});
   else
@@ -164,14 +201,14 @@ StepControl* numbers(const View& control) {
 void sgd_step(const CudaContext& ctx, View w, ConstView dw, View momentum, SgdStep s) {
   for_float(w.dtype, "sgd_step", [&]<class T>() {
     using U = SgdUpdate<Accumulator<T>>;
-    sgd<T>(ctx, w, dw, momentum, s.first, Step<U>{U(s)});
+    sgd<T>(ctx, {w, s.low}, dw, momentum, s.first, Step<U>{U(s)});
   });
 }
 void sgd_step_controlled(const CudaContext& ctx, View w, ConstView dw, View momentum, SgdStep s,
                          View control) {
   for_float(w.dtype, "sgd_step_controlled", [&]<class T>() {
     using U = SgdUpdate<Accumulator<T>>;
-    sgd<T>(ctx, w, dw, momentum, false,
+    sgd<T>(ctx, {w, s.low}, dw, momentum, false,
            Controlled<U, SgdStep>{s, numbers(control), ctx.workspace->arrivals()});
   });
 }
@@ -180,14 +217,14 @@ void adam_step(const CudaContext& ctx, View w, ConstView dw, View m, View v, Vie
                AdamStep s) {
   for_float(w.dtype, "adam_step", [&]<class T>() {
     using U = AdamUpdate<Accumulator<T>>;
-    adam<T>(ctx, w, dw, m, v, vmax, Step<U>{U(s)});
+    adam<T>(ctx, {w, s.low}, dw, m, v, vmax, Step<U>{U(s)});
   });
 }
 void adam_step_controlled(const CudaContext& ctx, View w, ConstView dw, View m, View v, View vmax,
                           AdamStep s, View control) {
   for_float(w.dtype, "adam_step_controlled", [&]<class T>() {
     using U = AdamUpdate<Accumulator<T>>;
-    adam<T>(ctx, w, dw, m, v, vmax,
+    adam<T>(ctx, {w, s.low}, dw, m, v, vmax,
             Controlled<U, AdamStep>{s, numbers(control), ctx.workspace->arrivals()});
   });
 }

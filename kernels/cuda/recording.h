@@ -46,6 +46,7 @@ class Recording {
 // The key of a kernel's random numbers, as a recorded kernel can follow it from replay to replay.
 class ReplayedKey {
  public:
+  ReplayedKey() = default;  // of nothing drawn
   explicit ReplayedKey(const PhiloxKey& key)
       : key_(key), more_(Recording::current() ? Recording::current()->steps_of(key) : nullptr) {}
   PINION_INLINE PhiloxKey now() const {  // on the device
@@ -56,7 +57,7 @@ class ReplayedKey {
 
  private:
   PhiloxKey key_;
-  const uint64_t* more_;  // in device memory; null outside of recordings
+  const uint64_t* more_ = nullptr;  // in device memory; null outside of recordings
 };
 
 }  // namespace pinion::kernels::cuda

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// Figures from pairs of texts.
+#include "pinion/apps/report/evaluation.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "pinion/kernels/check.h"
+#include "pinion/runtime/log.h"
+
+namespace pinion::report {
+
+bool Figures::has(const std::string& name) const {
+  return std::any_of(values.begin(), values.end(), [&](const auto& v) { return v.first == name; });
+}
+
+double Figures::of(const std::string& name) const {
+  std::string names;
+  for (const auto& [key, value] : values) {
+    if (key == name) return value;
+    names += (names.empty() ? "" : ", ") + key;
+  }
+  fail(ErrorKind::usage, {"--monitor_metric: expected one of ", names, ", got ", quoted(name, 64)});
+}
+
+bool says_findings(const std::vector<Pair>& pairs) {
+  return !pairs.empty() && std::all_of(pairs.begin(), pairs.end(), [](const Pair& pair) {
+    const std::string& truth = pair.references.front();
+    return report_of(findings_in(truth)) == truth;
+  });
+}
+
+Figures figures_of(const std::vector<Pair>& pairs) {
+  Figures out;
+  const BleuScore b = bleu(pairs);
+  for (size_t n = 0; n < 4; ++n)
+    out.values.emplace_back("BLEU_" + std::to_string(n + 1), b.corpus[n]);
+  out.values.emplace_back("ROUGE_L", rouge_l(pairs).corpus);
+  out.values.emplace_back("CIDEr", cider_d(pairs).corpus);
+  std::set<std::string_view> unique;
+  for (const Pair& pair : pairs) unique.insert(pair.hypothesis);
+  out.values.emplace_back("unique", static_cast<double>(unique.size()));
+  if (!says_findings(pairs)) return out;
+  std::vector<Findings> truth, said;
+  for (const Pair& pair : pairs) {
+    truth.push_back(findings_in(pair.references.front()));
+    said.push_back(findings_in(pair.hypothesis));
+  }
+  const FindingScores scores = score_findings(truth, said);
+  out.values.emplace_back("F1", scores.micro.f1());
+  out.values.emplace_back("exact", scores.exact);
+  return out;
+}
+
+namespace {
+
+std::vector<std::string> candidates(const std::vector<std::string>& reports) {
+  constexpr size_t kFrequent = 60, kOthers = 140;
+  std::map<std::string, int64_t> counts;
+  for (const std::string& report : reports) ++counts[report];
+  std::vector<std::pair<int64_t, std::string>> order;
+  for (const auto& [report, count] : counts) order.emplace_back(-count, report);
+  std::sort(order.begin(), order.end());
+  std::vector<std::string> out;
+  for (size_t i = 0; i < std::min(kFrequent, order.size()); ++i) out.push_back(order[i].second);
+  const size_t left = order.size() - out.size(), others = std::min(kOthers, left);
+  for (size_t i = 0; i < others; ++i)  // evenly from the rest
+    out.push_back(order[out.size() - i + i * left / others].second);
+  return out;
+}
+
+std::vector<Pair> with_hypothesis(std::vector<Pair> pairs, const std::string& report) {
+  for (Pair& pair : pairs) pair.hypothesis = report;
+  return pairs;
+}
+
+}  // namespace
+
+Controls controls_of(const std::vector<Pair>& pairs,
+                     const std::vector<std::string>& training_reports) {
+  Controls out;
+  std::vector<Pair> shuffled = pairs;
+  for (size_t i = 0; i < pairs.size(); ++i)
+    shuffled[i].hypothesis = pairs[(i + 1) % pairs.size()].hypothesis;
+  out.shuffled = figures_of(shuffled);
+  double best = -1;
+  for (const std::string& report : candidates(training_reports)) {
+    const double score = bleu(with_hypothesis(pairs, report)).corpus[3];
+    if (score <= best) continue;
+    best = score;
+    out.constant_report = report;
+  }
+  out.constant = figures_of(with_hypothesis(pairs, out.constant_report));
+  return out;
+}
+
+}  // namespace pinion::report

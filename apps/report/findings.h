@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// The findings of the synthetic studies: what each can be, how often, and the one sentence that
+// says so. Drawing, writing and reading back a report all follow this table.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace pinion::report {
+
+enum class Attribute : uint8_t { heart, opacity, effusion, pneumothorax, spine, device };
+inline constexpr size_t kAttributes = 6;
+
+// Values of the attributes, in the order of the sentences that say them. 0 is always "normal" or
+// "none".
+enum Heart : uint8_t { kHeartNormal, kHeartMild, kHeartMarked };
+enum Opacity : uint8_t { kNoOpacity, kRightUpper, kRightLower, kLeftUpper, kLeftLower };
+enum Side : uint8_t { kNoSide, kLeft, kRight, kBothSides };  // effusion; pneumothorax has not both
+enum Spine : uint8_t { kSpineNormal, kSpineDegenerative };
+enum DeviceKind : uint8_t { kNoDevice, kPacemaker, kCentralLine };
+
+struct AttributeValue {
+  const char* name;      // "left upper", in findings.json
+  double share;          // of the studies
+  const char* sentence;  // "opacity in left upper lobe ."
+};
+struct AttributeInfo {
+  const char* name;
+  std::vector<AttributeValue> values;
+};
+const std::array<AttributeInfo, kAttributes>& attribute_table();
+
+// One value an attribute.
+struct Findings {
+  std::array<uint8_t, kAttributes> values{};
+
+  uint8_t operator[](Attribute a) const { return values[static_cast<size_t>(a)]; }
+  uint8_t& operator[](Attribute a) { return values[static_cast<size_t>(a)]; }
+  bool operator==(const Findings&) const = default;
+};
+
+// A pure function of its arguments, by the shares of the table.
+Findings draw_findings(uint64_t seed, uint32_t split, uint64_t index);
+
+std::string report_of(const Findings& findings);
+// The inverse, for any text: sentences that are not in the table count for nothing, and of two
+// about one attribute the first does.
+Findings findings_in(std::string_view report);
+
+// How well reports say what is there. A value other than 0 is a positive; a wrong one counts as
+// both a false positive and a false negative.
+struct FindingScores {
+  struct Counts {
+    int64_t true_positives = 0, false_positives = 0, false_negatives = 0;
+    double precision() const;
+    double recall() const;
+    double f1() const;  // 2 tp / (2 tp + fp + fn); 0 when nothing is positive
+  };
+  std::array<Counts, kAttributes> by_attribute;
+  Counts micro;      // over all attributes
+  double exact = 0;  // share of studies with every attribute right
+  int64_t studies = 0;
+};
+FindingScores score_findings(std::span<const Findings> truth, std::span<const Findings> said);
+
+}  // namespace pinion::report

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// make_cxr: writes a synthetic set of chest studies in the layout of IU X-Ray: annotation.json,
+// images/ID/0.png and 1.png, and findings.json with what is there and where.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "pinion/accel/progress.h"
+#include "pinion/apps/common/program.h"
+#include "pinion/apps/report/film.h"
+#include "pinion/kernels/cpu/parallel.h"
+#include "pinion/runtime/device.h"
+#include "pinion/runtime/fs.h"
+#include "pinion/runtime/log.h"
+
+namespace pinion::report {
+
+namespace {
+
+struct SetOptions {
+  std::string output_dir = "data/cxr", preset = "demo";
+  std::array<int64_t, 3> studies{};  // train, val, test
+  int64_t size = 0;
+  uint64_t seed = 1;
+  bool pairs = false;
+};
+
+constexpr std::array<const char*, 3> kSplits = {"train", "val", "test"};
+
+struct Planned {
+  std::string id;
+  size_t split;
+  uint64_t index;
+  Findings findings;
+};
+
+// A test study a second time, with one finding put in or taken away: what the model says of that
+// one should change, and of nothing else.
+Findings toggled(Findings findings, uint64_t index) {
+  const size_t a = index % kAttributes;
+  findings.values[a] = findings.values[a] == 0 ? 1 : 0;
+  return findings;
+}
+
+std::vector<Planned> plan(const SetOptions& o) {
+  std::vector<Planned> studies;
+  for (size_t split = 0; split < kSplits.size(); ++split)
+    for (int64_t i = 0; i < o.studies[split]; ++i) {
+      const auto index = static_cast<uint64_t>(i);
+      const Findings findings = draw_findings(o.seed, static_cast<uint32_t>(split), index);
+      const std::string id = fmt::format("{}{:05}", kSplits[split], i);
+      studies.push_back({id, split, index, findings});
+      if (o.pairs && split == 2)
+        studies.push_back({id + "-pair", split, index, toggled(findings, index)});
+    }
+  return studies;
+}
+
+nlohmann::json facts_of(const Planned& planned, const Study& study) {
+  nlohmann::json labels, boxes = nlohmann::json::array();
+  for (size_t a = 0; a < kAttributes; ++a)
+    labels[attribute_table()[a].name] =
+        attribute_table()[a].values[planned.findings.values[a]].name;
+  for (const FindingBox& box : study.boxes)
+    boxes.push_back({{"finding", attribute_table()[static_cast<size_t>(box.attribute)].name},
+                     {"view", box.view},
+                     {"box", {box.left, box.top, box.right, box.bottom}}});
+  return {{"labels", labels}, {"boxes", boxes}};
+}
+
+int make(const SetOptions& o) {
+  const std::vector<Planned> studies = plan(o);
+  make_dirs(o.output_dir + "/images");
+  std::vector<nlohmann::json> facts(studies.size());
+  accel::Progress progress("Drawing", static_cast<int64_t>(studies.size()));
+  // A few at a time on all threads, so that the bar moves.
+  constexpr int64_t kAtOnce = 64;
+  for (int64_t first = 0; first < static_cast<int64_t>(studies.size()); first += kAtOnce) {
+    const int64_t count = std::min(kAtOnce, static_cast<int64_t>(studies.size()) - first);
+    kernels::for_chunks(cpu_context(), count, 1, [&](int64_t begin, int64_t, int64_t) {
+      const auto i = static_cast<size_t>(first + begin);
+      const Planned& p = studies[i];
+      const Study study =
+          draw_study(p.findings, o.size, o.seed, static_cast<uint32_t>(p.split), p.index);
+      const std::string dir = o.output_dir + "/images/" + p.id;
+      make_dirs(dir);
+      for (const auto& [name, image] :
+           {std::pair("/0.png", &study.frontal), std::pair("/1.png", &study.lateral)}) {
+        remove_file(dir + name);
+        File file(dir + name, OpenMode::create);
+        file.write(encode_png(*image));
+        file.close();
+      }
+      facts[i] = facts_of(p, study);
+    });
+    for (int64_t i = 0; i < count; ++i) progress.step();
+  }
+  progress.erase();
+
+  nlohmann::json annotation, findings;
+  for (const char* split : kSplits) annotation[split] = nlohmann::json::array();
+  for (size_t i = 0; i < studies.size(); ++i) {
+    const Planned& p = studies[i];
+    annotation[kSplits[p.split]].push_back({{"id", p.id},
+                                            {"report", report_of(p.findings)},
+                                            {"image_path", {p.id + "/0.png", p.id + "/1.png"}},
+                                            {"split", kSplits[p.split]}});
+    findings[p.id] = std::move(facts[i]);
+  }
+  write_file_atomic(o.output_dir + "/findings.json", findings.dump(1));
+  write_file_atomic(o.output_dir + "/annotation.json", annotation.dump(1));
+  apps::print(fmt::format("{} studies of 2 images, {} x {}, in {}\n", studies.size(), o.size,
+                          o.size, o.output_dir));
+  return 0;
+}
+
+int run(int argc, char** argv) {
+  SetOptions o;
+  std::vector<int64_t> studies;
+  CLI::App app("Draws a synthetic set of chest studies with reports, in the layout of IU X-Ray.");
+  app.add_option("--output_dir", o.output_dir, "where to write")->capture_default_str();
+  app.add_option("--preset", o.preset,
+                 "demo: 640, 96 and 96 studies of 64 x 64; full: 2069, 296 "
+                 "and 590 of 256 x 256")
+      ->check(CLI::IsMember({"demo", "full"}))
+      ->capture_default_str();
+  app.add_option("--studies", studies, "train, val and test studies instead of the preset's")
+      ->expected(3)
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--size", o.size, "side of an image instead of the preset's")
+      ->check(CLI::Range(16, 4096));
+  app.add_option("--seed", o.seed, "of all random numbers")->capture_default_str();
+  app.add_flag("--pairs", o.pairs, "each test study also with one finding toggled");
+  if (!apps::parse_command_line(app, argc, argv)) return 0;
+  const bool full = o.preset == "full";
+  if (o.size == 0) o.size = full ? 256 : 64;
+  if (studies.empty())
+    o.studies = full ? std::array<int64_t, 3>{2069, 296, 590} : std::array<int64_t, 3>{640, 96, 96};
+  else
+    std::copy(studies.begin(), studies.end(), o.studies.begin());
+  return make(o);
+}
+
+}  // namespace
+
+}  // namespace pinion::report
+
+int main(int argc, char** argv) {
+  return pinion::apps::run_program("make_cxr", [&] { return pinion::report::run(argc, argv); });
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+// Flags. A preset is a set of other defaults, which flags overrule.
+#include "pinion/apps/report/options.h"
+
+#include <CLI/CLI.hpp>
+
+#include "pinion/apps/common/program.h"
+#include "pinion/runtime/log.h"
+
+namespace pinion::report {
+
+namespace {
+
+// What trains on two cores in about a minute: films of 64 x 64, one layer of 64 features.
+void use_nano(Options& o) {
+  o.visual_extractor = "nano";
+  o.transformer = {.d_model = 64,
+                   .d_ff = 128,
+                   .heads = 4,
+                   .layers = 1,
+                   .rm_slots = 2,
+                   .rm_heads = 4,
+                   .dropout = 0,
+                   .drop_prob_lm = 0};
+  o.lr_ve = 3e-3, o.lr_ed = 2e-3;
+  o.lr_scheduler = "cosine";
+  o.epochs = 12;
+  o.image_dir = "data/cxr/images", o.ann_path = "data/cxr/annotation.json";
+  o.save_dir = "results/cxr";
+  o.decoding.method = "greedy";
+}
+
+void add_data_flags(CLI::App& app, Options& o) {
+  app.add_option("--image_dir", o.image_dir, "folder of the images");
+  app.add_option("--ann_path", o.ann_path, "annotation.json");
+  app.add_option("--dataset_name", o.dataset_name)->check(CLI::IsMember({"iu_xray", "mimic_cxr"}));
+  app.add_option("--max_seq_length", o.max_seq_length, "words of a report, its ends included")
+      ->check(CLI::Range(2, 5000));
+  app.add_option("--threshold", o.threshold, "how often a word must occur to be learnt")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--num_workers", o.num_workers, "threads that make batches")
+      ->check(CLI::Range(0, 256));
+  app.add_option("--batch_size", o.batch_size, "studies of each rank")->check(CLI::PositiveNumber);
+}
+
+void add_model_flags(CLI::App& app, Options& o, bool& pretrained) {
+  app.add_option("--visual_extractor", o.visual_extractor, "resnet18 … resnet152, nano");
+  app.add_option("--visual_extractor_pretrained", pretrained,
+                 "start from --pretrained_weights (default: when they are given)");
+  app.add_option("--pretrained_weights", o.pretrained_weights,
+                 "safetensors file of the extractor, with torchvision's names");
+  app.add_option("--model", o.memory, "base, rm or rm_mcln")
+      ->check(CLI::IsMember({"base", "rm", "rm_mcln"}));
+  TransformerOptions& t = o.transformer;
+  app.add_option("--d_model", t.d_model)->check(CLI::PositiveNumber);
+  app.add_option("--d_ff", t.d_ff)->check(CLI::PositiveNumber);
+  app.add_option("--num_heads", t.heads)->check(CLI::PositiveNumber);
+  app.add_option("--num_layers", t.layers)->check(CLI::PositiveNumber);
+  app.add_option("--dropout", t.dropout)->check(CLI::Range(0.0, 0.999));
+  app.add_option("--drop_prob_lm", t.drop_prob_lm, "dropout of the embedded features")
+      ->check(CLI::Range(0.0, 0.999));
+  app.add_option("--rm_num_slots", t.rm_slots)->check(CLI::PositiveNumber);
+  app.add_option("--rm_num_heads", t.rm_heads)->check(CLI::PositiveNumber);
+}
+
+void add_decoding_flags(CLI::App& app, Options& o) {
+  DecodingOptions& d = o.decoding;
+  app.add_option("--sample_method", d.method, "beam_search, greedy, sample, topK, top0.P");
+  app.add_option("--beam_size", d.beam_size)->check(CLI::Range(1, 64));
+  app.add_option("--temperature", d.temperature)->check(CLI::PositiveNumber);
+  app.add_option("--decoding_constraint", d.decoding_constraint, "no word twice in a row");
+  app.add_option("--block_trigrams", d.block_trigrams);
+}
+
+void add_training_flags(CLI::App& app, Options& o, std::string& precision) {
+  app.add_option("--epochs", o.epochs)->check(CLI::NonNegativeNumber);
+  app.add_option("--optim", o.optim)->check(CLI::IsMember({"Adam", "AdamW"}));
+  app.add_option("--lr_ve", o.lr_ve, "learning rate of the extractor")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--lr_ed", o.lr_ed, "learning rate of all else")->check(CLI::NonNegativeNumber);
+  app.add_option("--weight_decay", o.weight_decay)->check(CLI::NonNegativeNumber);
+  app.add_option("--amsgrad", o.amsgrad);
+  app.add_option("--lr_scheduler", o.lr_scheduler)->check(CLI::IsMember({"StepLR", "cosine"}));
+  app.add_option("--step_size", o.step_size, "epochs between steps of StepLR")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--gamma", o.gamma, "factor of a step of StepLR")->check(CLI::PositiveNumber);
+  app.add_option("--clip_value", o.clip_value, "limit of each element of a gradient")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--seed", o.seed);
+  app.add_option("--gradient_accumulation_steps", o.gradient_accumulation_steps)
+      ->check(CLI::PositiveNumber);
+  app.add_flag("--use_amp", o.use_amp, "16-bit arithmetic: fp16 on a GPU, bf16 on a CPU");
+  app.add_option("--mixed_precision", precision)->check(CLI::IsMember({"no", "fp16", "bf16"}));
+  app.add_flag("--cpu", o.cpu, "no GPU, even where there is one");
+}
+
+void add_run_flags(CLI::App& app, Options& o) {
+  app.add_option("--save_dir", o.save_dir);
+  app.add_option("--record_dir", o.record_dir);
+  app.add_option("--save_period", o.save_period, "epochs between checkpoints")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--monitor_mode", o.monitor_mode)->check(CLI::IsMember({"min", "max"}));
+  app.add_option("--monitor_metric", o.monitor_metric,
+                 "BLEU_1 … BLEU_4, ROUGE_L, CIDEr, F1 (of the validation split) or loss");
+  app.add_option("--early_stop", o.early_stop, "epochs without improvement before the end")
+      ->check(CLI::PositiveNumber);
+}
+
+MemoryKind memory_of(const std::string& name) {
+  if (name == "base") return MemoryKind::base;
+  return name == "rm" ? MemoryKind::rm : MemoryKind::rm_mcln;
+}
+
+}  // namespace
+
+std::optional<Options> parse_options(int argc, char** argv) {
+  Options o;
+  std::string preset = "r2gen", precision, resume;
+  int64_t rm_d_model = 0, d_vf = 0;
+  bool pretrained = false;
+  for (int i = 1; i < argc; ++i) {  // it sets the defaults that --help shows
+    const std::string_view flag = argv[i];
+    if (flag == "--preset=nano" ||
+        (i + 1 < argc && flag == "--preset" && std::string_view(argv[i + 1]) == "nano"))
+      use_nano(o);
+  }
+  CLI::App app("Trains a generator of radiology reports (R2Gen) on any number of ranks.");
+  app.option_defaults()->always_capture_default();
+  app.add_option("--preset", preset, "other defaults: nano is small and quick")
+      ->check(CLI::IsMember({"r2gen", "nano"}));
+  add_data_flags(app, o);
+  add_model_flags(app, o, pretrained);
+  app.add_option("--rm_d_model", rm_d_model, "must be --d_model (default)");
+  app.add_option("--d_vf", d_vf, "must be the width of the extractor (default)");
+  add_decoding_flags(app, o);
+  add_training_flags(app, o, precision);
+  add_run_flags(app, o);
+  CLI::Option* resumed = app.add_option("--resume", resume,
+                                        "go on from this checkpoint, or from the newest of "
+                                        "--save_dir")
+                             ->expected(0, 1);
+  if (!apps::parse_command_line(app, argc, argv)) return std::nullopt;
+
+  PINION_REQUIRE(usage, rm_d_model == 0 || rm_d_model == o.transformer.d_model,
+                 "--rm_d_model: expected --d_model, ", o.transformer.d_model, ", got ", rm_d_model);
+  PINION_REQUIRE(usage, !pretrained || !o.pretrained_weights.empty(),
+                 "--visual_extractor_pretrained: expected --pretrained_weights FILE with it, got "
+                 "none");
+  if (!precision.empty()) o.mixed_precision = nn::parse_precision(precision);
+  o.transformer.memory = memory_of(o.memory);
+  o.decoding.max_length = o.max_seq_length;
+  o.decoding.seed = o.seed;
+  o.resume = resumed->count() > 0;
+  o.resume_from = resume;
+  return o;
+}
+
+}  // namespace pinion::report

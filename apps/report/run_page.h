@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// The page of a run: curves, figures of the test split beside those that need no image, and films
+// with what was written of them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "pinion/apps/report/evaluation.h"
+#include "pinion/apps/report/image.h"
+
+namespace pinion::report {
+
+struct GalleryEntry {
+  std::string id;
+  std::vector<Image> films;
+  std::string truth, written;
+};
+
+struct RunPage {
+  std::string title, subtitle;
+  std::string metrics_path;  // the run's metrics.jsonl: an object an epoch
+  std::string blank_report;  // what is written of films without anything on them
+  Figures test, blank;
+  Controls controls;
+  std::vector<GalleryEntry> gallery;
+  std::vector<std::pair<std::string, std::string>> settings;
+};
+
+std::string html_of(const RunPage& page);
+
+}  // namespace pinion::report

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reading an annotation file, with all that is wrong in it said at once.
+#include "pinion/apps/report/study_set.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "pinion/runtime/json.h"
+#include "pinion/runtime/log.h"
+
+namespace pinion::report {
+
+const char* name_of(Split split) {
+  constexpr const char* kNames[] = {"train", "val", "test"};
+  return kNames[static_cast<size_t>(split)];
+}
+
+namespace {
+
+constexpr int64_t kMaxAnnotationBytes = int64_t{1} << 30;
+constexpr size_t kMaxProblems = 20;
+
+// A relative path that stays where it begins.
+bool stays_below(const std::string& path) {
+  if (path.empty() || path[0] == '/' || path.find('\0') != std::string::npos) return false;
+  for (size_t at = 0; at <= path.size();) {
+    const size_t end = std::min(path.find('/', at), path.size());
+    if (path.substr(at, end - at) == "..") return false;
+    at = end + 1;
+  }
+  return true;
+}
+
+class Reader {
+ public:
+  Reader(const std::string& path, int64_t views)
+      : path_(path),
+        views_(views),
+        json_(load_json(path, kMaxAnnotationBytes, ErrorKind::data, &places_)) {}
+
+  std::vector<StudyEntry> split(const char* name) {
+    std::vector<StudyEntry> studies;
+    const auto found = json_.is_object() ? json_.find(name) : json_.end();
+    if (!json_.is_object() || found == json_.end() || !found->is_array()) {
+      problem("",
+              fmt::format("expected a list of studies '{}', got {}", name,
+                          json_.is_object() && found != json_.end() ? found->type_name() : "none"));
+      return studies;
+    }
+    for (size_t i = 0; i < found->size(); ++i)
+      studies.push_back(study((*found)[i], fmt::format("/{}/{}", name, i)));
+    return studies;
+  }
+
+  void finish() const {
+    if (count_ == 0) return;
+    std::string text = fmt::format("{}: {} problem{}", path_, count_, count_ == 1 ? "" : "s");
+    for (const std::string& problem : problems_) text += "\n  " + problem;
+    if (count_ > problems_.size()) text += "\n  and more";
+    throw Error(ErrorKind::data, text);
+  }
+
+ private:
+  void problem(const std::string& pointer, const std::string& text) {
+    ++count_;
+    if (problems_.size() < kMaxProblems) problems_.push_back(places_.where(pointer) + ": " + text);
+  }
+
+  StudyEntry study(const nlohmann::json& json, const std::string& at) {
+    StudyEntry entry;
+    if (!json.is_object()) {
+      problem(at, fmt::format("expected a study as an object, got {}", json.type_name()));
+      return entry;
+    }
+    entry.id = text(json, at, "id");
+    entry.report = text(json, at, "report");
+    if (!entry.id.empty() && !ids_.insert(entry.id).second)
+      problem(at, "expected each id once, got " + quoted(entry.id, 64) + " again");
+    const auto paths = json.find("image_path");
+    const size_t needed = static_cast<size_t>(views_);
+    if (paths == json.end() || !paths->is_array() || paths->size() < needed) {
+      problem(at, fmt::format("study {}: expected 'image_path' with at least {} image{}",
+                              quoted(entry.id, 64), needed, needed == 1 ? "" : "s"));
+      return entry;
+    }
+    for (size_t i = 0; i < needed; ++i) {
+      const auto& path = (*paths)[i];
+      if (path.is_string() && stays_below(path.get_ref<const std::string&>()))
+        entry.images.push_back(path.get<std::string>());
+      else
+        problem(fmt::format("{}/image_path/{}", at, i),
+                fmt::format("study {}: expected a path below the image folder, got {}",
+                            quoted(entry.id, 64), path.dump().substr(0, 80)));
+    }
+    return entry;
+  }
+
+  std::string text(const nlohmann::json& json, const std::string& at, const char* key) {
+    const auto found = json.find(key);
+    const bool good =
+        found != json.end() && found->is_string() &&
+        found->get_ref<const std::string&>().find_first_not_of(" \t\n\r") != std::string::npos;
+    if (good) return found->get<std::string>();
+    problem(at, fmt::format("expected a text that is not empty as '{}', got {}", key,
+                            found == json.end()  ? "none"
+                            : found->is_string() ? "an empty one"
+                                                 : found->type_name()));
+    return {};
+  }
+
+  std::string path_;
+  int64_t views_;
+  SourceMap places_;
+  nlohmann::json json_;
+  std::set<std::string> ids_;
+  std::vector<std::string> problems_;
+  size_t count_ = 0;
+};
+
+}  // namespace
+
+std::vector<std::string> StudySet::cleaned_reports(Split split) const {
+  std::vector<std::string> reports;
+  for (const StudyEntry& study : of(split)) reports.push_back(clean_report(study.report, dataset));
+  return reports;
+}
+
+Image StudySet::load(const StudyEntry& study, int64_t view) const {
+  const std::string& name = study.images[static_cast<size_t>(view)];
+  try {
+    return load_image(image_dir + "/" + name);
+  } catch (const Error& e) {
+    fail(e.kind(), {"study ", quoted(study.id, 64), ": ", e.what()});
+  }
+}
+
+StudySet load_studies(const std::string& annotation_path, const std::string& image_dir,
+                      DatasetName dataset) {
+  StudySet set{image_dir, dataset, {}};
+  Reader reader(annotation_path, set.views());
+  for (const Split split : {Split::train, Split::val, Split::test})
+    set.splits[static_cast<size_t>(split)] = reader.split(name_of(split));
+  reader.finish();
+  return set;
+}
+
+}  // namespace pinion::report

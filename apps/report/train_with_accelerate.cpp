@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: Apache-2.0
+// train_with_accelerate: trains and evaluates the report generator on any number of ranks.
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <numbers>
+
+#include "pinion/accel/accelerator.h"
+#include "pinion/accel/progress.h"
+#include "pinion/accel/signals.h"
+#include "pinion/apps/common/program.h"
+#include "pinion/apps/report/evaluation.h"
+#include "pinion/apps/report/options.h"
+#include "pinion/apps/report/report_model.h"
+#include "pinion/apps/report/run_page.h"
+#include "pinion/nn/init.h"
+#include "pinion/nn/weights.h"
+#include "pinion/optim/adam.h"
+#include "pinion/optim/schedule.h"
+#include "pinion/runtime/autograd.h"
+#include "pinion/runtime/fs.h"
+#include "pinion/runtime/log.h"
+#include "pinion/runtime/safetensors.h"
+
+namespace pinion::report {
+
+namespace {
+
+using Net = accel::AcceleratedModel<ReportModel>;
+using Loader = accel::AcceleratedLoader<StudyBatches>;
+
+// What a checkpoint keeps beside model, optimizer and loader: the best so far, and the vocabulary,
+// without which the numbers of words mean nothing.
+struct RunState final : accel::Checkpointable {
+  std::string vocabulary;
+  double best = 0;
+  int64_t best_epoch = 0, not_improved = 0;
+
+  accel::State state() override {
+    accel::State out;
+    out.put("vocabulary", vocabulary);
+    out.put("best", best);
+    out.put("best_epoch", best_epoch);
+    out.put("not_improved", not_improved);
+    return out;
+  }
+  void load_state(const accel::State& from) override {
+    PINION_REQUIRE(checkpoint, from.text("vocabulary") == vocabulary,
+                   "checkpoint: expected the vocabulary of these training reports, got another (",
+                   std::count(vocabulary.begin(), vocabulary.end(), '\n'), " words here, ",
+                   std::count(from.text("vocabulary").begin(), from.text("vocabulary").end(), '\n'),
+                   " there)");
+    best = from.real("best");
+    best_epoch = from.integer("best_epoch");
+    not_improved = from.integer("not_improved");
+  }
+};
+
+accel::AcceleratorOptions accelerator_options(const Options& o) {
+  std::optional<nn::Precision> precision = o.mixed_precision;
+  const bool gpu = !o.cpu && cuda_device_count() > 0;
+  if (o.use_amp && !precision) precision = gpu ? nn::Precision::fp16 : nn::Precision::bf16;
+  return {.mixed_precision = precision,
+          .gradient_accumulation_steps = o.gradient_accumulation_steps,
+          .cpu = o.cpu,
+          .project_dir = o.save_dir,
+          .log_with = {accel::TrackerKind::jsonl},
+          .even_batches = false};
+}
+
+std::unique_ptr<optim::Optimizer> make_optimizer(const Options& o, ReportModel& model) {
+  const auto make = [&]<class A>(std::type_identity<A>) -> std::unique_ptr<optim::Optimizer> {
+    const auto group = [&](const char* name, nn::Module& part, double lr) {
+      typename A::Group g{name, part.named_parameters(), {}};
+      g.options.lr = lr, g.options.weight_decay = o.weight_decay, g.options.amsgrad = o.amsgrad;
+      return g;
+    };
+    return std::make_unique<A>(
+        std::vector{group("visual_extractor", model.visual_extractor, o.lr_ve),
+                    group("encoder_decoder", model.encoder_decoder, o.lr_ed)});
+  };
+  if (o.optim == "AdamW") return make(std::type_identity<optim::AdamW>());
+  return make(std::type_identity<optim::Adam>());
+}
+
+optim::Schedule make_schedule(const Options& o, int64_t updates_per_epoch) {
+  if (o.lr_scheduler == "StepLR") return optim::step_lr(o.step_size * updates_per_epoch, o.gamma);
+  const auto total = static_cast<double>(std::max<int64_t>(1, o.epochs * updates_per_epoch));
+  return optim::lambda_lr([total](int64_t updates) {
+    const auto i = static_cast<double>(updates);
+    const double fall = .5 * (1 + std::cos(std::numbers::pi * std::min(1.0, i / total)));
+    return std::min(1.0, (i + 1) / (.05 * total)) * std::max(.1, fall);
+  });
+}
+
+void load_pretrained(const Options& o, VisualExtractor& extractor) {
+  std::vector<nn::NamedTensor> found;
+  for (auto& [name, tensor] : load_safetensors(o.pretrained_weights).tensors) {
+    const std::string ours = name_from_torchvision(name);
+    if (!ours.empty()) found.push_back({ours, tensor});
+  }
+  nn::load_file_tensors(extractor, found, o.pretrained_weights.c_str());
+}
+
+// Weights of a batch's words, zero for rows that only fill it up. At least one is not zero, so that
+// the loss is a number; the weight of the batch then says that it does not count.
+double weigh_rows(StudyBatch& batch, int64_t real) {
+  std::vector<float> weight = batch.weight.values<float>();
+  const auto steps = static_cast<size_t>(batch.weight.size(1));
+  double words = 0;
+  for (size_t i = 0; i < weight.size(); ++i)
+    if (i < static_cast<size_t>(real) * steps) words += weight[i];
+  if (real < batch.size() && real > 0) {
+    std::fill(weight.begin() + static_cast<ptrdiff_t>(static_cast<size_t>(real) * steps),
+              weight.end(), 0.0F);
+    batch.weight = Tensor::of(weight, batch.weight.shape()).to(batch.ids.device());
+  }
+  return words;
+}
+
+// The written report beside the true one for each study of a split, the same on every rank.
+std::vector<Pair> write_split(accel::Accelerator& accelerator, const Net& net, const Loader& loader,
+                              const StudyBatches& studies, const Tokenizer& tokenizer,
+                              const DecodingOptions& decoding) {
+  net->eval();
+  nlohmann::json mine = nlohmann::json::array();
+  for (const StudyBatch& batch : loader) {
+    const NoGrad no_grad;
+    const int64_t real = loader.real_rows();
+    const auto written =
+        write_reports((*net).encoder_decoder, (*net).visual_extractor(batch.images), decoding);
+    for (int64_t i = 0; i < real; ++i)
+      mine.push_back({batch.studies[static_cast<size_t>(i)],
+                      tokenizer.decode(written[static_cast<size_t>(i)].ids)});
+  }
+  net->train();
+  std::vector<Pair> pairs(static_cast<size_t>(studies.size()));
+  for (const std::string& text : accelerator.gather_object(mine.dump()))
+    for (const auto& entry : nlohmann::json::parse(text)) {
+      const auto study = entry[0].get<int64_t>();
+      pairs[static_cast<size_t>(study)] = {entry[1].get<std::string>(), {studies.reference(study)}};
+    }
+  return pairs;
+}
+
+std::string line_of(const Figures& figures) {
+  std::string line;
+  for (const auto& [name, value] : figures.values)
+    line += name == "unique" ? fmt::format("  {} {:.0f}", name, value)
+                             : fmt::format("  {} {:.3f}", name, value);
+  return line;
+}
+
+// One run: everything that its parts share.
+class Run {
+ public:
+  explicit Run(const Options& o)
+      : o_(o),
+        accelerator_(accelerator_options(o)),
+        set_(std::make_shared<const StudySet>(load_studies(o.ann_path, o.image_dir, o.dataset()))),
+        tokenizer_(
+            std::make_shared<const Tokenizer>(set_->cleaned_reports(Split::train), o.threshold)),
+        train_(batches(Split::train)),
+        val_(batches(Split::val)),
+        test_(batches(Split::test)) {
+    for (const std::string& word : tokenizer_->words()) state_.vocabulary += word + "\n";
+    PINION_REQUIRE(data, train_.size() > 0, o.ann_path, ": expected studies to train on, got none");
+    state_.best = o.monitor_mode == "max" ? -INFINITY : INFINITY;
+  }
+
+  int train() {
+    manual_seed(o_.seed);
+    TransformerOptions transformer = o_.transformer;
+    transformer.vocabulary = tokenizer_->vocabulary();
+    ReportModel model(o_.visual_extractor, set_->views(), transformer);
+    if (!o_.pretrained_weights.empty()) load_pretrained(o_, model.visual_extractor);
+    model.to(accelerator_.device());
+    const auto adam = make_optimizer(o_, model);
+    accel::DataLoader train_batches(train_, loader_options(true));
+    accel::DataLoader val_batches(val_, loader_options(false));
+    accel::DataLoader test_batches(test_, loader_options(false));
+    auto [net, optimizer, loader, val, test] =
+        accelerator_.prepare(model, *adam, train_batches, val_batches, test_batches);
+    const int64_t window = accelerator_.gradient_accumulation_steps();
+    optim::Scheduler schedule(*adam, make_schedule(o_, (loader.batches() + window - 1) / window));
+    auto scheduler = accelerator_.prepare(schedule);
+    accelerator_.register_for_checkpointing(state_);
+    accelerator_.init_trackers(
+        "", {}, o_.resume ? accel::TrackerStart::continued : accel::TrackerStart::replace);
+    if (o_.resume) accelerator_.load_state(o_.resume_from);
+    const accel::SignalGuard signals;
+    accelerator_.print(fmt::format(
+        "{} studies to train on, {} and {} to test; {} words; {} parameters; {} rank{} on {}, {}",
+        train_.size(), val_.size(), test_.size(), tokenizer_->words().size(),
+        model.parameter_count(), accelerator_.num_processes(),
+        accelerator_.num_processes() == 1 ? "" : "s", accelerator_.device().name(),
+        nn::name_of(accelerator_.mixed_precision())));
+
+    for (int64_t epoch = loader->state().epoch; epoch < o_.epochs; ++epoch) {
+      const double loss = train_epoch(epoch, net, optimizer, scheduler, loader);
+      const Figures on_val = figures_of(written(net, val, val_));
+      finish_epoch(epoch, loss, on_val, net);
+      if (state_.not_improved > o_.early_stop) {
+        accelerator_.print(fmt::format("No better {} for {} epochs: the end", o_.monitor_metric,
+                                       state_.not_improved));
+        break;
+      }
+    }
+    finish(net, test);
+    return 0;
+  }
+
+ private:
+  StudyBatches batches(Split split) const {
+    return {set_, split, tokenizer_, o_.image_form(), o_.max_seq_length};
+  }
+  accel::LoaderOptions loader_options(bool shuffle) const {
+    return {.batch_size = o_.batch_size,
+            .shuffle = shuffle,
+            .workers = static_cast<int>(o_.num_workers),
+            .seed = o_.seed};
+  }
+  std::vector<Pair> written(const Net& net, const Loader& loader, const StudyBatches& studies) {
+    return write_split(accelerator_, net, loader, studies, *tokenizer_, o_.decoding);
+  }
+  std::string best_dir() const { return o_.save_dir + "/model_best"; }
+
+  double train_epoch(int64_t epoch, const Net& net, const accel::AcceleratedOptimizer& optimizer,
+                     const accel::AcceleratedScheduler& scheduler, const Loader& loader) {
+    std::optional<accel::Progress> bar;
+    if (accelerator_.is_main_process())
+      bar.emplace(fmt::format("Epoch {}/{}", epoch + 1, o_.epochs), loader.batches());
+    double sum = 0, words = 0;
+    for (StudyBatch& batch : loader) {
+      const auto micro_batch = accelerator_.accumulate(net);
+      const double weight = weigh_rows(batch, loader.real_rows());
+      const Tensor logits = net(batch.images, batch.ids, batch.padding);
+      const Tensor loss = nn::cross_entropy(logits, batch.targets, {.weight = batch.weight});
+      accelerator_.backward(loss, weight);
+      accelerator_.clip_grad_value_(optimizer, o_.clip_value);
+      optimizer.step();
+      scheduler.step();
+      optimizer.zero_grad();
+      const double value = loss.item();
+      sum += weight > 0 ? weight * value : 0, words += weight;
+      if (bar) bar->step(value);
+      accelerator_.save_if_asked();
+    }
+    if (bar) bar->erase();
+    const auto sums =
+        accelerator_.reduce(Tensor::of<double>({sum, words}, {2}).to(accelerator_.device()))
+            .to({})
+            .values<double>();
+    const double loss = sums[0] / sums[1];
+    PINION_REQUIRE(non_finite, std::isfinite(loss), "training: expected a finite loss, got ", loss,
+                   " in epoch ", epoch + 1, " (smaller --lr_ve and --lr_ed may help)");
+    return loss;
+  }
+
+  void finish_epoch(int64_t epoch, double loss, const Figures& on_val, const Net& net) {
+    accelerator_.print(fmt::format("Epoch {}/{}, loss {:.4f}, val{}", epoch + 1, o_.epochs, loss,
+                                   line_of(on_val)));
+    std::vector<accel::Field> fields = {{"epoch", epoch + 1}, {"loss", loss}};
+    for (const auto& [name, value] : on_val.values) fields.push_back({name, value});
+    if (accel::Tracker* tracker = accelerator_.get_tracker(accel::TrackerKind::jsonl))
+      tracker->log(fields);
+
+    const double value = o_.monitor_metric == "loss" ? loss : on_val.of(o_.monitor_metric);
+    const bool better = o_.monitor_mode == "max" ? value >= state_.best : value <= state_.best;
+    state_.not_improved = better ? 0 : state_.not_improved + 1;
+    if (better) {
+      state_.best = value, state_.best_epoch = epoch + 1;
+      accelerator_.save_model(net, best_dir());
+    }
+    if (better || (epoch + 1) % o_.save_period == 0) accelerator_.save_state({}, better);
+  }
+
+  // The best model on the test split, beside what needs no image at all.
+  void finish(const Net& net, const Loader& test) {
+    nn::load_weights(*net, best_dir() + "/model.safetensors");
+    const std::vector<Pair> pairs = written(net, test, test_);
+    std::vector<std::string> training_reports;
+    for (int64_t i = 0; i < train_.size(); ++i) training_reports.push_back(train_.reference(i));
+    RunPage page;
+    page.test = figures_of(pairs);
+    page.controls = controls_of(pairs, training_reports);
+    page.blank_report = written_of_nothing(net);
+    std::vector<Pair> blank = pairs;
+    for (Pair& pair : blank) pair.hypothesis = page.blank_report;
+    page.blank = figures_of(blank);
+    accelerator_.print(fmt::format(
+        "\nBest: epoch {}, val {} {:.4f}. Test:\n  as written      {}\n  shuffled images {}\n"
+        "  blank images    {}\n  best constant   {}",
+        state_.best_epoch, o_.monitor_metric, state_.best, line_of(page.test),
+        line_of(page.controls.shuffled), line_of(page.blank), line_of(page.controls.constant)));
+    for (size_t i = 0; i < std::min<size_t>(2, pairs.size()); ++i)
+      accelerator_.print(fmt::format("\n{}\n  true:    {}\n  written: {}", test_.studies()[i].id,
+                                     pairs[i].references.front(), pairs[i].hypothesis));
+    accelerator_.end_training();
+    accelerator_.on_main_process([&] {
+      write_file_atomic(best_dir() + "/vocabulary.txt", state_.vocabulary);
+      record(page.test);
+      write_page(page, pairs, (*net).parameter_count());
+    });
+    accelerator_.print(fmt::format(
+        "\nSaved {0}/model_best/model.safetensors; look at {0}/report.html", o_.save_dir));
+  }
+
+  std::string written_of_nothing(const Net& net) const {
+    net->eval();
+    const NoGrad no_grad;
+    const ImageForm form = o_.image_form();
+    const Tensor films = Tensor::zeros({set_->views(), form.side, form.side, form.channels},
+                                       DType::f32, accelerator_.device());
+    const auto reports =
+        write_reports((*net).encoder_decoder, (*net).visual_extractor(films), o_.decoding);
+    net->train();
+    return tokenizer_->decode(reports.front().ids);
+  }
+
+  void write_page(RunPage& page, const std::vector<Pair>& pairs, int64_t parameters) const {
+    constexpr size_t kShown = 8;
+    page.title = "Report generator: " + o_.dataset_name;
+    page.subtitle =
+        fmt::format("{} studies, {} parameters, {} rank{}, {}", train_.size(), parameters,
+                    accelerator_.num_processes(), accelerator_.num_processes() == 1 ? "" : "s",
+                    accelerator_.device().name());
+    page.metrics_path = o_.save_dir + "/metrics.jsonl";
+    for (size_t i = 0; i < std::min(kShown, pairs.size()); ++i) {
+      const StudyEntry& study = test_.studies()[i];
+      GalleryEntry entry{study.id, {}, pairs[i].references.front(), pairs[i].hypothesis};
+      for (int64_t view = 0; view < set_->views(); ++view)
+        entry.films.push_back(set_->load(study, view));
+      page.gallery.push_back(std::move(entry));
+    }
+    page.settings = {{"visual_extractor", o_.visual_extractor},
+                     {"model", o_.memory},
+                     {"d_model", std::to_string(o_.transformer.d_model)},
+                     {"batch_size", std::to_string(o_.batch_size)},
+                     {"epochs", std::to_string(o_.epochs)},
+                     {"seed", std::to_string(o_.seed)},
+                     {"mixed_precision", nn::name_of(accelerator_.mixed_precision())}};
+    write_file_atomic(o_.save_dir + "/report.html", html_of(page));
+  }
+
+  void record(const Figures& figures) const {
+    make_dirs(o_.record_dir);
+    accel::CsvTracker csv(o_.record_dir + "/" + o_.dataset_name + ".csv",
+                          accel::TrackerStart::continued);
+    const auto now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+    std::vector<accel::Field> row = {{"time", static_cast<int64_t>(now)},
+                                     {"seed", static_cast<int64_t>(o_.seed)},
+                                     {"best_model_from", "val"},
+                                     {"epoch", state_.best_epoch}};
+    std::vector<std::string> names;
+    for (const auto& [name, value] : figures.values) names.push_back("test_" + name);
+    for (size_t i = 0; i < names.size(); ++i) row.push_back({names[i], figures.values[i].second});
+    csv.log(row);
+  }
+
+  Options o_;
+  accel::Accelerator accelerator_;
+  std::shared_ptr<const StudySet> set_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  StudyBatches train_, val_, test_;
+  RunState state_;
+};
+
+}  // namespace
+
+}  // namespace pinion::report
+
+int main(int argc, char** argv) {
+  return pinion::apps::run_program("train_with_accelerate", [&] {
+    const auto options = pinion::report::parse_options(argc, argv);
+    return options ? pinion::report::Run(*options).train() : 0;
+  });
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+// Constructors, calls and names.
+#include "pinion/apps/report/transformer.h"
+
+#include "pinion/nn/init.h"
+#include "pinion/runtime/graph.h"
+
+namespace pinion::report {
+
+Attention::Attention(int64_t width, int64_t heads)
+    : heads_(heads), stream_(next_stream(StreamUse::noise)) {
+  PINION_REQUIRE(usage, heads > 0 && width % heads == 0,
+                 "--num_heads: expected a divisor of the width ", width, ", got ", heads);
+  for (int i = 0; i < 4; ++i) linears.emplace_back(width, width);
+}
+
+Tensor Attention::operator()(const Tensor& query, const Tensor& memory,
+                             const Tensor& key_padding_mask, bool causal) {
+  constexpr double kDropout = 0.1;
+  nn::AttentionOptions options;
+  options.key_padding_mask = key_padding_mask;
+  options.causal = causal;
+  if (training()) {
+    options.dropout = kDropout;
+    options.key = {random_seed(), stream_, calls_++};
+    on_replay([this] { ++calls_; });
+  }
+  return attend(query, keys(memory), values(memory), options);
+}
+
+Tensor Attention::split(const Tensor& x) const {
+  return nn::reshape(x, {x.size(0), x.size(1), heads_, x.size(2) / heads_});
+}
+
+Tensor Attention::attend(const Tensor& query, const Tensor& keys, const Tensor& values,
+                         const nn::AttentionOptions& options) const {
+  const Tensor y = nn::attention(split(linears[0](query)), keys, values, options);
+  return linears[3](nn::reshape(y, query.shape()));
+}
+
+void Attention::fields(nn::Fields& f) {
+  f("linears", linears);
+  f.counter("calls", calls_);
+}
+
+FeedForward::FeedForward(int64_t width, int64_t hidden, double p)
+    : w_1(width, hidden), w_2(hidden, width), dropout(p) {}
+
+Tensor FeedForward::operator()(const Tensor& x) { return w_2(dropout(w_1(x, Activation::relu))); }
+
+void FeedForward::fields(nn::Fields& f) {
+  f("w_1", w_1);
+  f("w_2", w_2);
+  f("dropout", dropout);
+}
+
+TwoLinear::TwoLinear(int64_t in, int64_t hidden, int64_t out)
+    : first(in, hidden), second(hidden, out) {}
+
+Tensor TwoLinear::operator()(const Tensor& x, Activation last) const {
+  return second(first(x, Activation::relu), last);
+}
+
+void TwoLinear::fields(nn::Fields& f) {
+  f("0", first);
+  f("2", second);
+}
+
+Norm::Norm(int64_t width, int64_t memory) {
+  gamma = nn::new_parameter({width});
+  beta = nn::new_parameter({width});
+  nn::init::ones(gamma);
+  nn::init::zeros(beta);
+  if (memory == 0) return;
+  for (auto* mlp : {&mlp_gamma, &mlp_beta}) {
+    mlp->emplace(memory, width, width);
+    for (nn::Linear* linear : {&(*mlp)->first, &(*mlp)->second})
+      nn::init::constant(linear->bias, 0.1);
+  }
+}
+
+Tensor Norm::operator()(const Tensor& x, const Tensor& m) const {
+  constexpr double kEps = 1e-6;
+  if (!mlp_gamma) return nn::layer_norm(x, gamma, beta, kEps, LayerNormForm::unbiased_std);
+  return nn::conditional_layer_norm(x, gamma, beta, (*mlp_gamma)(m), (*mlp_beta)(m), kEps);
+}
+
+void Norm::fields(nn::Fields& f) {
+  f("gamma", gamma);
+  f("beta", beta);
+  if (mlp_gamma) f("mlp_gamma", *mlp_gamma);
+  if (mlp_beta) f("mlp_beta", *mlp_beta);
+}
+
+void Sublayer::fields(nn::Fields& f) {
+  f("norm", norm);
+  f("dropout", dropout);
+}
+
+EncoderLayer::EncoderLayer(int64_t width, int64_t hidden, int64_t heads, double p)
+    : self_attn(width, heads), feed_forward(width, hidden, p) {
+  for (int i = 0; i < 2; ++i) sublayer.emplace_back(width, p);
+}
+
+Tensor EncoderLayer::operator()(const Tensor& x) {
+  const Tensor y = sublayer[0](x, {}, [&](const Tensor& h) { return self_attn(h, h); });
+  return sublayer[1](y, {}, feed_forward);
+}
+
+void EncoderLayer::fields(nn::Fields& f) {
+  f("self_attn", self_attn);
+  f("feed_forward", feed_forward);
+  f("sublayer", sublayer);
+}
+
+DecoderLayer::DecoderLayer(int64_t width, int64_t hidden, int64_t heads, double p, int64_t memory)
+    : self_attn(width, heads), src_attn(width, heads), feed_forward(width, hidden, p) {
+  for (int i = 0; i < 3; ++i) sublayer.emplace_back(width, p, memory);
+}
+
+Tensor DecoderLayer::operator()(Tensor x, const Tensor& encoded, const Tensor& key_padding_mask,
+                                const Tensor& m) {
+  x = sublayer[0](x, m, [&](const Tensor& h) { return self_attn(h, h, key_padding_mask, true); });
+  x = sublayer[1](x, m, [&](const Tensor& h) { return src_attn(h, encoded); });
+  return sublayer[2](x, m, feed_forward);
+}
+
+DecoderLayer::Cache DecoderLayer::start(const Tensor& encoded) const {
+  return {{}, {}, src_attn.keys(encoded), src_attn.values(encoded)};
+}
+
+Tensor DecoderLayer::step(Tensor x, Cache& cache, const Tensor& m) {
+  x = sublayer[0](x, m, [&](const Tensor& h) {
+    const Tensor key = self_attn.keys(h), value = self_attn.values(h);
+    cache.keys = cache.keys.defined() ? nn::concat({cache.keys, key}, 1) : key;
+    cache.values = cache.values.defined() ? nn::concat({cache.values, value}, 1) : value;
+    return self_attn.attend(h, cache.keys, cache.values);
+  });
+  x = sublayer[1](x, m, [&](const Tensor& h) {
+    return src_attn.attend(h, cache.image_keys, cache.image_values);
+  });
+  return sublayer[2](x, m, feed_forward);
+}
+
+void DecoderLayer::fields(nn::Fields& f) {
+  f("self_attn", self_attn);
+  f("src_attn", src_attn);
+  f("feed_forward", feed_forward);
+  f("sublayer", sublayer);
+}
+
+}  // namespace pinion::report

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// Synthetic findings: their shares, the reports that say them and are read back, their films.
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <cstdlib>
+
+#include "pinion/apps/report/film.h"
+#include "pinion/kernels/check.h"
+
+namespace pinion::report {
+namespace {
+
+TEST(Findings, AreDrawnByTheirShares) {
+  constexpr int kStudies = 4000;
+  std::array<std::array<int, 5>, kAttributes> counts{};
+  for (uint64_t i = 0; i < kStudies; ++i) {
+    const Findings f = draw_findings(3, 0, i);
+    for (size_t a = 0; a < kAttributes; ++a) ++counts[a][f.values[a]];
+  }
+  for (size_t a = 0; a < kAttributes; ++a)
+    for (size_t v = 0; v < attribute_table()[a].values.size(); ++v)
+      EXPECT_NEAR(counts[a][v] / double{kStudies}, attribute_table()[a].values[v].share, .03)
+          << attribute_table()[a].values[v].sentence;
+  EXPECT_EQ(draw_findings(3, 0, 7), draw_findings(3, 0, 7));
+}
+
+TEST(Findings, EveryReportIsReadBack) {
+  Findings f;
+  int combinations = 0;
+  const auto each = [&](auto&& self, size_t a) -> void {
+    if (a == kAttributes) {
+      ++combinations;
+      EXPECT_EQ(findings_in(report_of(f)), f) << report_of(f);
+      return;
+    }
+    for (size_t v = 0; v < attribute_table()[a].values.size(); ++v) {
+      f.values[a] = static_cast<uint8_t>(v);
+      self(self, a + 1);
+    }
+  };
+  each(each, 0);
+  EXPECT_EQ(combinations, 3 * 5 * 4 * 3 * 2 * 3);
+  EXPECT_EQ(findings_in(
+                "nonsense . left pleural effusion . right pleural effusion .")[Attribute::effusion],
+            kLeft);
+  EXPECT_EQ(findings_in("left pleural effusion"), Findings{});  // no end of the sentence
+}
+
+TEST(FindingScores, CountAWrongValueTwice) {
+  Findings left, right, none;
+  left[Attribute::effusion] = kLeft;
+  right[Attribute::effusion] = kRight;
+  const std::vector<Findings> truth = {left, left, none, none}, said = {left, right, none, left};
+  const FindingScores s = score_findings(truth, said);
+  EXPECT_EQ(s.micro.true_positives, 1);
+  EXPECT_EQ(s.micro.false_positives, 2);
+  EXPECT_EQ(s.micro.false_negatives, 1);
+  EXPECT_DOUBLE_EQ(s.micro.f1(), 2.0 / 5);
+  EXPECT_DOUBLE_EQ(s.exact, .5);
+  EXPECT_EQ(score_findings({}, {}).micro.f1(), 0);
+  EXPECT_THROW(score_findings(truth, {}), Error);
+}
+
+int differing(const Image& a, const Image& b) {
+  int count = 0;
+  for (size_t i = 0; i < a.pixels.size(); ++i) count += std::abs(a.pixels[i] - b.pixels[i]) > 12;
+  return count;
+}
+
+TEST(Film, ChangesOnlyWhereAFindingShows) {
+  Findings clear, effusion, spine;
+  effusion[Attribute::effusion] = kLeft;
+  spine[Attribute::spine] = kSpineDegenerative;
+  const Study before = draw_study(clear, 64, 5, 1, 9);
+  EXPECT_EQ(before.frontal.pixels, draw_study(clear, 64, 5, 1, 9).frontal.pixels);
+  EXPECT_TRUE(before.boxes.empty());
+
+  const Study fluid = draw_study(effusion, 64, 5, 1, 9);
+  EXPECT_GT(differing(before.frontal, fluid.frontal), 50);
+  EXPECT_LT(differing(before.frontal, fluid.frontal), 600);
+  for (size_t y = 0; y < 64; ++y)
+    for (size_t x = 0; x < 24; ++x)  // the right lung, at the left of the film
+      EXPECT_EQ(before.frontal.pixels[y * 64 + x], fluid.frontal.pixels[y * 64 + x]);
+
+  const Study bones = draw_study(spine, 64, 5, 1, 9);
+  EXPECT_EQ(before.frontal.pixels, bones.frontal.pixels);  // only the lateral film shows it
+  EXPECT_GT(differing(before.lateral, bones.lateral), 50);
+}
+
+TEST(Film, EveryFindingChangesAFilmInsideItsBoxes) {
+  const Study clear = draw_study({}, 64, 5, 1, 9);
+  for (size_t a = 0; a < kAttributes; ++a)
+    for (size_t v = 1; v < attribute_table()[a].values.size(); ++v) {
+      Findings f;
+      f.values[a] = static_cast<uint8_t>(v);
+      const Study study = draw_study(f, 64, 5, 1, 9);
+      EXPECT_GT(differing(clear.frontal, study.frontal) + differing(clear.lateral, study.lateral),
+                20)
+          << attribute_table()[a].values[v].sentence;
+      ASSERT_FALSE(study.boxes.empty());
+      for (const FindingBox& box : study.boxes) {
+        const Image& is = box.view == 0 ? study.frontal : study.lateral;
+        const Image& was = box.view == 0 ? clear.frontal : clear.lateral;
+        int inside = 0;
+        for (int y = static_cast<int>(box.top * 64); y < box.bottom * 64 && y < 64; ++y)
+          for (int x = static_cast<int>(box.left * 64); x < box.right * 64; ++x) {
+            const auto i = static_cast<size_t>(y * 64 + x);
+            inside += std::abs(is.pixels[i] - was.pixels[i]) > 12;
+          }
+        EXPECT_GT(inside, 0) << attribute_table()[a].values[v].sentence << " view " << box.view;
+      }
+    }
+}
+
+}  // namespace
+}  // namespace pinion::report

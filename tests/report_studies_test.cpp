@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+// Annotation files, good and bad, and the batches that are made of their studies.
+#include <gmock/gmock.h>
+
+#include <numeric>
+
+#include "pinion/apps/report/evaluation.h"
+#include "pinion/apps/report/film.h"
+#include "pinion/apps/report/study_batches.h"
+#include "pinion/nn/ops.h"
+#include "pinion/tests/fs_testing.h"
+
+namespace pinion::report {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+const char* kGood = R"({"train": [
+  {"id": "a", "report": "Heart size is normal.",
+   "image_path": ["a/0.png", "a/1.png"], "split": "train"},
+  {"id": "b", "report": "Heart is enlarged. No pneumothorax.",
+   "image_path": ["a/0.png", "a/1.png"], "split": "train"}],
+ "val": [], "test": []})";
+
+class StudiesTest : public testing::Test {
+ protected:
+  StudySet load(const std::string& annotation, DatasetName dataset = DatasetName::iu_xray) {
+    write_file_atomic(dir_ / "annotation.json", annotation);
+    return load_studies(dir_ / "annotation.json", dir_ / "images", dataset);
+  }
+  std::string error_of(const std::string& annotation) {
+    try {
+      load(annotation);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), ErrorKind::data);
+      return e.what();
+    }
+    return "no error";
+  }
+  void write_film(const char* name, uint8_t value) {
+    make_dirs(parent_dir(dir_ / "images" + "/" + name));
+    write_file_atomic(dir_ / "images" + "/" + name,
+                      encode_png({4, 4, 1, std::vector<uint8_t>(16, value)}));
+  }
+
+  TempDir dir_;
+};
+
+TEST_F(StudiesTest, ReadsStudiesOfThreeSplits) {
+  const StudySet set = load(kGood);
+  EXPECT_EQ(set.of(Split::train).size(), 2U);
+  EXPECT_EQ(set.of(Split::val).size(), 0U);
+  EXPECT_EQ(set.views(), 2);
+  EXPECT_THAT(set.of(Split::train)[1].images, ElementsAre("a/0.png", "a/1.png"));
+  EXPECT_THAT(load(kGood, DatasetName::mimic_cxr).of(Split::train)[0].images,
+              ElementsAre("a/0.png"));
+}
+
+TEST_F(StudiesTest, SaysAllThatIsWrongWithItsPlace) {
+  const std::string text = error_of(R"({"train": [
+  {"id": "a", "report": " ", "image_path": ["../0.png", "/etc/1.png"]},
+  {"id": "a", "report": 7, "image_path": ["a/0.png"]}, 3],
+ "val": {}})");
+  EXPECT_THAT(text, HasSubstr("annotation.json: 9 problems"));
+  EXPECT_THAT(text, HasSubstr(":2:3: expected a text that is not empty as 'report', got an empty"));
+  EXPECT_THAT(text,
+              HasSubstr("study 'a': expected a path below the image folder, got \"../0.png\""));
+  EXPECT_THAT(text, HasSubstr("got \"/etc/1.png\""));
+  EXPECT_THAT(text, HasSubstr(":3:3: expected each id once, got 'a' again"));
+  EXPECT_THAT(text, HasSubstr("'report', got number"));
+  EXPECT_THAT(text, HasSubstr("with at least 2 images"));
+  EXPECT_THAT(text, HasSubstr("expected a list of studies 'test', got none"));
+  EXPECT_THAT(error_of("[]"), HasSubstr("expected a list of studies 'train', got none"));
+  EXPECT_THAT(error_of("{\"train\": ["), HasSubstr("annotation.json:1:"));
+  EXPECT_THAT(error_of(std::string(100, '[')), HasSubstr("annotation.json:1:"));
+}
+
+TEST_F(StudiesTest, NamesTheStudyWhoseImageIsBad) {
+  const StudySet set = load(kGood);
+  const auto error_of_view = [&](int64_t view) -> std::pair<ErrorKind, std::string> {
+    try {
+      set.load(set.of(Split::train)[0], view);
+    } catch (const Error& e) {
+      return {e.kind(), e.what()};
+    }
+    return {ErrorKind::internal, "no error"};
+  };
+  EXPECT_EQ(error_of_view(0).first, ErrorKind::missing);
+  EXPECT_THAT(error_of_view(0).second, HasSubstr("study 'a': "));
+  make_dirs(dir_ / "images/a/0.png");
+  EXPECT_EQ(error_of_view(0).first, ErrorKind::data);  // a folder
+  write_film("a/1.png", 3);
+  EXPECT_EQ(error_of_view(1).second, "no error");
+}
+
+TEST_F(StudiesTest, StacksViewsAndShiftsWords) {
+  write_film("a/0.png", 0);
+  write_film("a/1.png", 255);
+  const auto set = std::make_shared<const StudySet>(load(kGood));
+  const auto tokenizer = std::make_shared<const Tokenizer>(set->cleaned_reports(Split::train), 1);
+  const ImageForm form{2, 1, {.5, .5, .5}, {.25, .25, .25}};
+  const StudyBatches batches(set, Split::train, tokenizer, form, 60);
+  const std::vector<int64_t> both = {0, 1};
+  const StudyBatch batch = batches.get(both);
+
+  EXPECT_EQ(batch.images.shape(), (Shape{4, 2, 2, 1}));
+  EXPECT_EQ(batch.images.values<float>()[0], -2);  // view 0 of both studies first
+  EXPECT_EQ(batch.images.values<float>()[7], -2);
+  EXPECT_EQ(batch.images.values<float>()[8], 2);
+  const auto ids = batch.ids.values<int64_t>(), targets = batch.targets.values<int64_t>();
+  const auto steps = static_cast<size_t>(batch.ids.size(1));
+  ASSERT_EQ(steps, 8U);  // 7 words and the end
+  EXPECT_EQ(ids[0], 0);
+  for (size_t t = 1; t < steps; ++t) EXPECT_EQ(ids[steps + t], targets[steps + t - 1]);
+  EXPECT_EQ(batches.reference(0), "heart size is normal .");
+  const auto weight = batch.weight.values<float>();
+  EXPECT_EQ(std::accumulate(weight.begin(), weight.end(), 0.0F), 6 + 8);
+  const auto padding = nn::cast(batch.padding, DType::u8).values<uint8_t>();
+  for (size_t t = 0; t < steps; ++t) EXPECT_EQ(padding[t], t > 5) << t;
+}
+
+TEST(Evaluation, SetsWrittenReportsBesideThoseThatDoNotLook) {
+  std::vector<Pair> pairs;
+  std::vector<std::string> reports;
+  for (uint64_t i = 0; i < 40; ++i) {
+    const std::string report = report_of(draw_findings(1, 2, i));
+    pairs.push_back({report, {report}});
+    reports.push_back(report);
+  }
+  const Figures perfect = figures_of(pairs);
+  EXPECT_EQ(perfect.of("F1"), 1);
+  EXPECT_EQ(perfect.of("exact"), 1);
+  EXPECT_NEAR(perfect.of("BLEU_4"), 1, 1e-9);
+  const Controls controls = controls_of(pairs, reports);
+  EXPECT_LT(controls.shuffled.of("F1"), .5);
+  EXPECT_LT(controls.constant.of("F1"), .5);
+  EXPECT_GT(controls.constant.of("BLEU_4"), .3);  // which is why F1 stands beside it
+  EXPECT_EQ(controls.constant.of("unique"), 1);
+  EXPECT_THROW(perfect.of("METEOR"), Error);
+  EXPECT_FALSE(figures_of({{"a b", {"a b c"}}}).has("F1"));
+}
+
+}  // namespace
+}  // namespace pinion::report

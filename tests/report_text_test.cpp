@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// Cleaning, vocabulary and text metrics of the report generator, against the figures of the public
+// evaluation code on four short reports.
+#include <gmock/gmock.h>
+
+#include "pinion/apps/report/clean_text.h"
+#include "pinion/apps/report/text_metrics.h"
+#include "pinion/apps/report/tokenizer.h"
+#include "pinion/kernels/check.h"
+
+namespace pinion::report {
+namespace {
+
+using testing::DoubleNear;
+using testing::ElementsAre;
+using testing::Pointwise;
+
+TEST(CleanReport, FollowsTheRulesOfIuXray) {
+  const auto clean = [](const char* text) { return clean_report(text, DatasetName::iu_xray); };
+  EXPECT_EQ(clean("The heart is normal in size. The lungs are clear."),
+            "the heart is normal in size . the lungs are clear .");
+  EXPECT_EQ(clean("1. No acute disease. 2. Stable nodule... 3. XXXX"),
+            "no acute disease . stable nodule . xxxx .");
+  // The class drops ':' to '[', but not the hyphen; quotes and slashes go before the strip.
+  EXPECT_EQ(clean("T-spine: 4/5 <mild> \"change\" [see #2] = ok_?"),
+            "t-spine 45 mild change see #2  ok .");
+  EXPECT_EQ(clean("A. . B"), "a .  . b .");  // an empty sentence stays
+  EXPECT_EQ(clean(""), " .");
+}
+
+TEST(CleanReport, JoinsTheLinesOfMimic) {
+  EXPECT_EQ(clean_report("FINDINGS:\n ___ is   clear.\n No pneumothorax.", DatasetName::mimic_cxr),
+            "findings  is clear . no pneumothorax .");
+}
+
+TEST(Tokenizer, NumbersFrequentWordsInTheOrderOfTheirBytes) {
+  const std::vector<std::string> reports = {"b a . b", "a . 10 b", "c ."};
+  const Tokenizer tokenizer(reports, 2);
+  EXPECT_THAT(tokenizer.words(), ElementsAre(".", "<unk>", "a", "b"));
+  EXPECT_EQ(tokenizer.vocabulary(), 5);
+  EXPECT_THAT(tokenizer.encode("a c .", 60), ElementsAre(0, 3, 2, 1, 0));
+  EXPECT_THAT(tokenizer.encode("a c .", 3), ElementsAre(0, 3, 2));
+  EXPECT_EQ(tokenizer.decode(std::vector<int64_t>{3, 2, 1, 0, 3}), "a <unk> .");
+  EXPECT_EQ(Tokenizer(tokenizer.words()).id_of("b"), 4);
+}
+
+TEST(Tokenizer, RefusesBadVocabulariesAndNumbers) {
+  EXPECT_THROW(Tokenizer(std::vector<std::string>{"b", "a"}), Error);
+  EXPECT_THROW(Tokenizer(std::vector<std::string>{"a"}), Error);
+  const Tokenizer tokenizer(std::vector<std::string>{"<unk>", "a"});
+  EXPECT_THROW(tokenizer.word_of(3), Error);
+  EXPECT_THROW(tokenizer.decode(std::vector<int64_t>{-1}), Error);
+}
+
+const std::vector<Pair>& four_reports() {
+  static const std::vector<Pair> pairs = {
+      {"heart size is normal . the lungs are clear .",
+       {"the heart is normal in size . the lungs are clear ."}},
+      {"there is a small right pleural effusion . no pneumothorax is seen .",
+       {"there is a small left pleural effusion . no pneumothorax ."}},
+      {"no pleural effusion or pneumothorax .",
+       {"no focal consolidation pneumothorax or pleural effusion ."}},
+      {"the heart is enlarged . there are degenerative changes of the thoracic spine .",
+       {"heart size is enlarged . degenerative changes in the spine ."}},
+  };
+  return pairs;
+}
+
+TEST(TextMetrics, MatchThePublicEvaluation) {
+  const BleuScore b = bleu(four_reports());
+  EXPECT_THAT(b.corpus,
+              Pointwise(DoubleNear(5e-11), {.8139534884, .6129199301, .4752401754, .3796489908}));
+  std::vector<double> bleu4;
+  for (const auto& segment : b.segments) bleu4.push_back(segment[3]);
+  EXPECT_THAT(bleu4, Pointwise(DoubleNear(5e-9), {.50334597, .49735674, .00000001, .00003499}));
+
+  const Score rouge = rouge_l(four_reports());
+  EXPECT_NEAR(rouge.corpus, .7360087631, 5e-11);
+  EXPECT_THAT(rouge.segments,
+              Pointwise(DoubleNear(5e-9), {.80498534, .84604716, .55707763, .73592493}));
+
+  const Score cider = cider_d(four_reports());
+  EXPECT_NEAR(cider.corpus, 3.7156435199, 5e-11);
+  EXPECT_THAT(cider.segments,
+              Pointwise(DoubleNear(5e-9), {5.64087153, 4.97676838, 1.79452189, 2.45041229}));
+}
+
+TEST(TextMetrics, TakeTheNearestReferenceAndTheBestOverlap) {
+  const std::vector<Pair> pairs = {{"a b c d", {"a b c d e", "a b c"}}};
+  EXPECT_NEAR(bleu(pairs).corpus[0], 0.99999999975, 1e-10);  // the shorter of two equally near
+  EXPECT_EQ(rouge_l(pairs).corpus, 1);
+}
+
+TEST(TextMetrics, GiveNothingForAnEmptyText) {
+  const std::vector<Pair> pairs = {{"", {"a b c d"}}};
+  for (const double score : bleu(pairs).corpus) EXPECT_NEAR(score, 0, 1e-12);
+  EXPECT_EQ(rouge_l(pairs).corpus, 0);
+  EXPECT_THROW(bleu({{"a", {}}}), Error);
+}
+
+}  // namespace
+}  // namespace pinion::report
