@@ -23,6 +23,7 @@ View row(Tensor& t, int64_t i) {
 
 void Optimizer::make_capturable() {
   PINION_CHECK(!recording(), name_, ": make_capturable() is no part of a recorded step");
+  PINION_CHECK(!is_sharded(), name_, ": a sharded optimizer cannot be capturable");
   PINION_CHECK(pending_scale_ == 1, name_,
                ": make_capturable() expects no gradients that were unscaled or clipped");
   const std::vector<Arena*> all = arenas();

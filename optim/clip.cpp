@@ -72,10 +72,11 @@ double clip_grad_norm_(const std::vector<Tensor>& parameters, double max_norm, N
 void clip_grad_value_(Optimizer& optimizer, double limit) {
   check_limit("clip_grad_value_", "limit", limit);
   optimizer.apply_pending_scale();
-  for (Arena* arena : optimizer.arenas()) {
-    Tensor& g = arena->grads();  // what has no gradient is clipped in vain, but in the same pass
-    on(g.device(), [&](auto& ctx) { kernels::clamp(ctx, g, -limit, limit, g.mut()); });
-  }
+  for (Arena* arena : optimizer.arenas())
+    for (Arena::Part& part : arena->parts()) {
+      Tensor& g = part.grads;  // what has no gradient is clipped in vain, but in the same pass
+      on(g.device(), [&](auto& ctx) { kernels::clamp(ctx, g, -limit, limit, g.mut()); });
+    }
 }
 
 void clip_grad_value_(const std::vector<Tensor>& parameters, double limit) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <string_view>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "pinion/kernels/kernels.h"
@@ -12,15 +13,19 @@
 namespace pinion::optim {
 namespace {
 
+// Elements [begin, begin + count) of a block.
 template <class Void>
-BasicView<Void> part(const BasicView<Void>& block, const Arena::Range& range) {
+BasicView<Void> piece(const BasicView<Void>& block, int64_t begin, int64_t count) {
   using Byte = std::conditional_t<std::is_const_v<Void>, const char, char>;
-  return {static_cast<Byte*>(block.data) + range.begin * size_of(block.dtype),
-          {range.end - range.begin},
-          block.dtype};
+  return {static_cast<Byte*>(block.data) + begin * size_of(block.dtype), {count}, block.dtype};
 }
 
-Tensor number(double value) { return Tensor::of<double>({value}, {}); }
+ConstView gradients(Arena& arena, const Arena::Range& range) {
+  const Arena::Part& part = arena.parts()[range.part];
+  return piece(part.grads.view(), range.begin - part.begin, range.end - range.begin);
+}
+
+Tensor number(double value) { return Tensor::of<double>({value}, {int64_t{1}}); }
 
 bool starts_with(const std::string& text, const char* prefix) {
   return std::string_view(text).starts_with(prefix);
@@ -110,9 +115,11 @@ std::vector<nn::NamedTensor> Optimizer::parameters() {
 }
 
 Optimizer::Views Optimizer::views_of(Group& group, Arena& arena, const Arena::Range& range) {
-  Views views{part(arena.params().mut(), range), part(arena.grads().view(), range), {}};
+  Arena::Part& part = arena.parts()[range.part];
+  const int64_t begin = range.begin - part.begin, count = range.end - range.begin;
+  Views views{piece(part.params.mut(), begin, count), gradients(arena, range), {}};
   for (size_t i = 0; i < group.states; ++i)
-    views.state[i] = part(arena.state_block(i).mut(), range);
+    views.state[i] = piece(arena.state_block(i).mut(), part.state + begin, count);
   return views;
 }
 
@@ -120,19 +127,21 @@ void Optimizer::step(double grad_scale) {
   PINION_CHECK(std::isfinite(grad_scale), name_, ": expected a finite grad_scale, got ",
                grad_scale);
   if (is_capturable()) return capturable_step(grad_scale);
+  finish_gradients();
   check_pending();
   const double scale = grad_scale * pending_scale_;
   for (size_t g = 0; g < groups_.size(); ++g) {
     for (Arena& arena : groups_[g].arenas) {
-      for (const Arena::Range& range : arena.ranges()) {
+      for (const Arena::Range& range : arena.ranges())
         update(g, arena.device(), views_of(groups_[g], arena, range), range.steps, scale);
-        arena.count_step(range);
-      }
+      arena.count_step();
     }
   }
+  if (sharding_) sharding_->after_step();
 }
 
 void Optimizer::zero_grad() {
+  if (sharding_) sharding_->zero_grad();
   for (Group& group : groups_)
     for (Arena& arena : group.arenas) arena.zero_grad();
   pending_scale_ = 1;
@@ -141,7 +150,8 @@ void Optimizer::zero_grad() {
 uint64_t Optimizer::gradient_version() {
   uint64_t sum = 0;  // versions only grow, so an equal sum means that none has changed
   for (Group& group : groups_)
-    for (Arena& arena : group.arenas) sum += arena.grads().version();
+    for (Arena& arena : group.arenas)
+      for (const Arena::Part& part : arena.parts()) sum += part.grads.version();
   return sum;
 }
 
@@ -157,25 +167,29 @@ void Optimizer::multiply_gradients(double factor) {
                ": a capturable optimizer decides on its device: use limit_norm() and divide_by()");
   PINION_CHECK(std::isfinite(factor), name_, ": expected a finite factor for the gradients, got ",
                factor);
+  finish_gradients();
   check_pending();
   pending_scale_ *= factor;
   pending_version_ = gradient_version();
 }
 
 void Optimizer::apply_pending_scale() {
+  finish_gradients();
   check_pending();
   if (pending_scale_ == 1) return;
   for (Group& group : groups_)
     for (Arena& arena : group.arenas)
       for (const Arena::Range& range : arena.ranges())
         on(arena.device(), [&](auto& ctx) {
-          const View g = part(arena.grads().mut(), range);
-          kernels::affine(ctx, g, pending_scale_, 0, g);
+          const ConstView g = gradients(arena, range);
+          (void)arena.parts()[range.part].grads.mut();  // counts as a write
+          kernels::affine(ctx, g, pending_scale_, 0, {const_cast<void*>(g.data), g.shape, g.dtype});
         });
   pending_scale_ = 1;
 }
 
 GradStats Optimizer::grad_stats() {
+  finish_gradients();
   // A gradient that comes or goes without a write changes the layout of ranges, not the version.
   int64_t elements = 0;
   uint64_t layout = 0;
@@ -193,6 +207,7 @@ GradStats Optimizer::grad_stats() {
 }
 
 GradStats Optimizer::measure() {
+  if (sharding_) return sharding_->measure();
   GradStats total;
   for (Group& group : groups_)
     for (Arena& arena : group.arenas)
@@ -200,7 +215,7 @@ GradStats Optimizer::measure() {
         if (!stats_.defined() || stats_.device() != arena.device())
           stats_ = Tensor({2}, DType::f64, arena.device());
         on(arena.device(), [&](auto& ctx) {
-          kernels::squares_and_nonfinite(ctx, part(arena.grads().view(), range), stats_.mut());
+          kernels::squares_and_nonfinite(ctx, gradients(arena, range), stats_.mut());
         });
         double found[2];
         copy({}, found, stats_.device(), stats_.view().data, sizeof found);
@@ -210,15 +225,23 @@ GradStats Optimizer::measure() {
   return total;
 }
 
-std::vector<nn::NamedTensor> Optimizer::state() {
+std::vector<StateSlice> Optimizer::state_slices() {
   if (is_capturable()) take_steps_from_device();
-  std::vector<nn::NamedTensor> out;
+  std::vector<StateSlice> out;
   for (Group& group : groups_)
     for (Arena& arena : group.arenas) arena.list_state(out);
   for (const Group& group : groups_) {
-    out.push_back({"lr." + group.name, number(group.lr)});
-    out.push_back({"weight_decay." + group.name, number(group.weight_decay)});
+    out.push_back({"lr." + group.name, Shape{}, 0, number(group.lr)});
+    out.push_back({"weight_decay." + group.name, Shape{}, 0, number(group.weight_decay)});
   }
+  return out;
+}
+
+std::vector<nn::NamedTensor> Optimizer::state() {
+  PINION_CHECK(!is_sharded(), name_, ": a sharded optimizer has slices of its state only");
+  std::vector<nn::NamedTensor> out;
+  for (StateSlice& slice : state_slices())
+    out.push_back({std::move(slice.name), slice.values.alias(slice.shape)});
   return out;
 }
 
@@ -236,21 +259,62 @@ void Optimizer::check_numbers(const std::vector<nn::NamedTensor>& state) const {
 }
 
 void Optimizer::load_state(const std::vector<nn::NamedTensor>& state) {
+  const std::vector<StateSlice> live = state_slices();
+  std::unordered_map<std::string_view, const StateSlice*> by_name;
+  for (const StateSlice& slice : live) by_name[slice.name] = &slice;
   check_numbers(state);
-  const std::vector<nn::NamedTensor> live = this->state();
-  nn::copy_state(name_, live, state);
-  size_t at = 0;  // walks `live` in the order in which state() made it
+  std::vector<nn::NamedTensor> slices = state;
+  for (nn::NamedTensor& t : slices) {
+    const auto found = by_name.find(t.name);
+    if (!t.tensor.defined() || found == by_name.end()) continue;  // copy_state() says what is wrong
+    const StateSlice& slice = *found->second;
+    PINION_REQUIRE(checkpoint, t.tensor.shape() == slice.shape, name_, ": tensor ", t.name,
+                   " should have shape ", slice.shape, ", got ", t.tensor.shape());
+    t.tensor =
+        t.tensor.alias({t.tensor.numel()}).rows(slice.offset, slice.offset + slice.values.numel());
+  }
+  take_state(live, slices);
+}
+
+void Optimizer::load_slices(const ReadSlice& read) {
+  const std::vector<StateSlice> live = state_slices();
+  std::vector<nn::NamedTensor> slices, numbers;
+  for (const StateSlice& slice : live) {
+    const Tensor given = read(slice);
+    PINION_REQUIRE(checkpoint, given.defined() && given.numel() == slice.values.numel(), name_,
+                   ": expected ", slice.values.numel(), " elements of ", slice.name);
+    slices.push_back({slice.name, given.alias({given.numel()})});
+    if (slice.shape.rank() == 0) numbers.push_back({slice.name, given.alias({})});
+  }
+  check_numbers(numbers);
+  take_state(live, slices);
+}
+
+// Copies into the live slices, and the numbers among them to where they are used.
+void Optimizer::take_state(const std::vector<StateSlice>& live,
+                           const std::vector<nn::NamedTensor>& slices) {
+  std::vector<nn::NamedTensor> into;
+  for (const StateSlice& slice : live) into.push_back({slice.name, slice.values});
+  nn::copy_state(name_, into, slices);
+  size_t at = 0;  // walks `live` in the order in which state_slices() made it
   for (Group& group : groups_)
     for (Arena& arena : group.arenas)
       for (size_t i = 0; i < arena.items().size(); ++i) {
         at += group.states;
-        arena.set_steps(i, live[at++].tensor.view().as<int64_t>()[0]);
+        arena.set_steps(i, live[at++].values.view().as<int64_t>()[0]);
       }
   for (Group& group : groups_) {
-    group.lr = live[at++].tensor.item();
-    group.weight_decay = live[at++].tensor.item();
+    group.lr = live[at++].values.item();
+    group.weight_decay = live[at++].values.item();
   }
   if (is_capturable()) make_capturable();
+}
+
+void Optimizer::set_sharding(std::shared_ptr<Sharding> sharding) {
+  PINION_CHECK(!is_capturable() && !is_sharded() && pending_scale_ == 1, name_,
+               ": expected an optimizer to shard that is neither capturable nor sharded already, "
+               "nor between clipping and its step");
+  sharding_ = std::move(sharding);
 }
 
 }  // namespace pinion::optim

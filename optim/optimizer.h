@@ -4,6 +4,8 @@
 // steps stands still, as in PyTorch.
 #pragma once
 
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -19,6 +21,20 @@ namespace pinion::optim {
 struct GradStats {
   double squares = 0;    // sum of squares; meaningless when something is not finite
   double nonfinite = 0;  // how many elements are infinite or NaN
+};
+
+// The elements of one slice (only its values are to be read), in a tensor of as many.
+using ReadSlice = std::function<Tensor(const StateSlice&)>;
+
+// What joins the optimizers of several processes, each of which updates a part of the elements
+// (dist/zero.h). All processes make the same calls.
+class Sharding {
+ public:
+  virtual ~Sharding() = default;
+  virtual void finish_gradients() = 0;  // before gradients are read: those of the parts are final
+  virtual GradStats measure() = 0;      // of the gradients of all processes
+  virtual void after_step() = 0;        // the parts have new values
+  virtual void zero_grad() = 0;
 };
 
 class Optimizer {
@@ -74,8 +90,19 @@ class Optimizer {
   // State by name: "exp_avg.<parameter>" and the like (views of the live state),
   // "step.<parameter>", "lr.<group>", "weight_decay.<group>". load_state() takes exactly these
   // names and shapes; it throws Error (checkpoint) that names the tensor, and then changes nothing.
+  // A sharded optimizer has no whole state() of its own (dist::Zero::state() gathers it);
+  // load_state() takes whole tensors all the same, and keeps what belongs here.
   std::vector<nn::NamedTensor> state();
   void load_state(const std::vector<nn::NamedTensor>& state);
+  // The same by what this process holds: every name, some perhaps with no elements. Numbers
+  // ("step.", "lr.", "weight_decay.") are whole everywhere. load_slices() asks for each slice, a
+  // tensor of as many elements and any floating dtype.
+  std::vector<StateSlice> state_slices();
+  void load_slices(const ReadSlice& read);
+
+  // The arenas were sharded (Arena::shard); from now on `sharding` is asked for what they share.
+  void set_sharding(std::shared_ptr<Sharding> sharding);
+  bool is_sharded() const { return sharding_ != nullptr; }
 
  protected:
   explicit Optimizer(const char* name) : name_(name) {}  // name: a literal that opens error texts
@@ -105,8 +132,12 @@ class Optimizer {
   const Group& at(size_t group) const;
   void check_parameters(const std::string& group, const std::vector<nn::NamedTensor>& params) const;
   uint64_t gradient_version();  // changes whenever a gradient in an arena may have been written
+  void finish_gradients() const {
+    if (sharding_) sharding_->finish_gradients();
+  }
   void check_pending();
   void check_numbers(const std::vector<nn::NamedTensor>& state) const;
+  void take_state(const std::vector<StateSlice>& live, const std::vector<nn::NamedTensor>& slices);
   GradStats measure();
   Views views_of(Group& group, Arena& arena, const Arena::Range& range);
   void capturable_step(double grad_scale);
@@ -116,6 +147,7 @@ class Optimizer {
 
   const char* name_;
   std::vector<Group> groups_;
+  std::shared_ptr<Sharding> sharding_;
   double pending_scale_ = 1;
   uint64_t pending_version_ = 0;  // gradient_version() when the pending factor was set
   struct {
