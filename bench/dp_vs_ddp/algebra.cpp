@@ -51,6 +51,7 @@ ModelConstants fit(const Link& link, int ranks, const Phases& share) {
       std::max(0.0, link.reduce_small - sent * static_cast<double>(link.small_bytes) * k.beta) /
       (2 * (n - 1));
   k.copy = link.copy_large / static_cast<double>(link.large_bytes);
+  k.wake = link.wake;
   return k;
 }
 
@@ -61,8 +62,9 @@ double modelled_seconds(const Cell& cell, Scheme scheme, int devices, const Mode
     return 2 * (n - 1) * k.alpha + 2 * (n - 1) / n * bytes * k.beta;
   };
   switch (scheme) {
-    case Scheme::dp_tuned: return f + u + 2 * (n - 1) * g * k.copy;
-    case Scheme::dp_pytorch: return f + u + 2 * (n - 1) * (g + logits_bytes(cell)) * k.copy;
+    case Scheme::dp_tuned: return f + u + 2 * (n - 1) * g * k.copy + 2 * k.wake;
+    case Scheme::dp_pytorch:
+      return f + u + 2 * (n - 1) * (g + logits_bytes(cell)) * k.copy + 4 * k.wake;
     case Scheme::ddp: return f + u + reduce(g);
     case Scheme::ddp_bf16: return f + u + reduce(g / 2) + 1.5 * g * k.copy;
     case Scheme::zero1:

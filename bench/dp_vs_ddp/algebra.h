@@ -24,18 +24,19 @@ Traffic traffic_of(const Cell& cell, Scheme scheme, int devices);
 double state_bytes(const Cell& cell, Scheme scheme, int devices);
 
 // Constants of the model, all measured: a step's parts on one device with its share of the batch;
-// an all-reduce of B bytes takes 2 (N-1) alpha + 2 (N-1)/N B beta; a copy of B bytes B copy.
+// an all-reduce of B bytes takes 2 (N-1) alpha + 2 (N-1)/N B beta; a copy of B bytes B copy; to set
+// DataParallel's threads to work and wait for them takes `wake`.
 struct ModelConstants {
   Phases share;
-  double alpha = 0, beta = 0, copy = 0;  // seconds, and seconds per byte
+  double alpha = 0, beta = 0, copy = 0, wake = 0;  // seconds; beta and copy per byte
 };
 ModelConstants fit(const Link& link, int ranks, const Phases& share);
 
 // Seconds of a step when each device has its own core and memory, and nothing is sent while
 // something is computed:
 //   one-share               f + u               f forward and backward, u the update
-//   dp-tuned                f + u + 2 (N-1) G copy            all of it through device 0
-//   dp-pytorch-like         the same + 2 (N-1) L copy
+//   dp-tuned                f + u + 2 (N-1) G copy + 2 wake   all of it through device 0
+//   dp-pytorch-like         f + u + 2 (N-1) (G + L) copy + 4 wake
 //   ddp, zero1, zero2       f + u + all-reduce of G           u / N with ZeRO
 //   ddp-bf16                f + u + all-reduce of G/2 + 1.5 G copy, to round and to widen
 //   zero3                   f + u / N + 1.5 all-reduces of G

@@ -24,13 +24,13 @@ struct Gate {
   bool passed() const { return got <= limit; }  // NaN fails
 };
 
-// Weights by |a - b| / |b| (Euclidean), losses by the largest relative difference of a step; both
-// up to `tolerance`. Samples and ranks must agree exactly. Different sizes are a distance of
-// infinity.
+// Weights by |a - b| / |b| (Euclidean), losses by the largest difference of a step over the
+// largest loss; both up to `tolerance`. Samples and ranks must agree exactly. Different sizes are a
+// distance of infinity.
 std::vector<Gate> compare(const std::string& cell, const Training& expected, const Training& got,
                           double tolerance);
 
-// Throws Error (desync) that names the first gate that failed, and how many did.
+// Throws Error (desync) that says which gates failed.
 void require_gates(std::span<const Gate> gates);
 
 }  // namespace pinion::bench

@@ -65,7 +65,8 @@ std::string json_of(const Report& report) {
     constants[cell] = {{"share_seconds", json_of_phases(k.share)},
                        {"alpha_seconds", k.alpha},
                        {"beta_seconds_per_byte", k.beta},
-                       {"copy_seconds_per_byte", k.copy}};
+                       {"copy_seconds_per_byte", k.copy},
+                       {"wake_seconds", k.wake}};
   const MatrixOptions& o = report.options;
   const json all = {{"program", "dp_vs_ddp"},
                     {"quick", o.quick},

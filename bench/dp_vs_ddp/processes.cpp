@@ -9,12 +9,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <optional>
 
+#include "pinion/dist/device_threads.h"
 #include "pinion/dist/shm_group.h"
 #include "pinion/runtime/device.h"
 
@@ -247,6 +249,12 @@ Link measure_link(int ranks) {
     link.copy_large = median_seconds(20, [&] { to.copy_(from); });
     if (i == 0) result[0] = link;
     group->barrier().wait();
+  });
+  run_processes(1, [&](int) {
+    settle(facts_of(Scheme::dp_tuned), ranks, 0);
+    dist::DeviceThreads threads(ranks, 1);
+    threads.run([](int) { place_thread(); });
+    result[0].wake = median_seconds(200, [&] { threads.run([](int) {}); });
   });
   return result[0];
 }

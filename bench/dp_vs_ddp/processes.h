@@ -43,10 +43,11 @@ struct RunReport {
 RunReport time_steps(const Cell& cell, Scheme scheme, int devices, const Timing& timing);
 RunReport run_gate(const Cell& cell, Scheme scheme, int devices);  // kGateSteps steps
 
-// Seconds that a copy and an all-reduce (shm) of these many bytes take a rank.
+// Seconds that a copy and an all-reduce (shm) of these many bytes take a rank, and that it takes to
+// wake the threads of DataParallel and wait for them.
 struct Link {
   int64_t small_bytes = 4 << 10, large_bytes = 4 << 20;
-  double reduce_small = 0, reduce_large = 0, copy_large = 0;
+  double reduce_small = 0, reduce_large = 0, copy_large = 0, wake = 0;
 };
 Link measure_link(int ranks);
 

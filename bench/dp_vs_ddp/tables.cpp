@@ -14,7 +14,8 @@ namespace {
 
 using accel::short_number;
 
-std::string mib(double bytes) { return fmt::format("{:.2f}", bytes / (1 << 20)); }
+// Books of other threads are late by up to 64 KiB (runtime/allocator.h): less than nothing is none.
+std::string mib(double bytes) { return fmt::format("{:.2f}", std::max(0.0, bytes) / (1 << 20)); }
 
 std::string times(double ratio) { return fmt::format("{:.2f}x", ratio); }
 
@@ -44,17 +45,25 @@ struct Range {
   bool empty() const { return low > high; }
 };
 
-template <class F>
-Range range_of(const Report& report, Scheme scheme, F value) {
+Range speeds_of(const Report& report, Scheme scheme) {
   Range out;
   for (const Row& row : report.rows)
-    if (row.scheme == scheme) out.add(value(row));
+    if (row.scheme == scheme) out.add(speed_ratio(report, row));
+  return out;
+}
+
+// Of models whose state the books resolve.
+Range memory_of(const Report& report, Scheme scheme) {
+  constexpr double kLeast = 1 << 20;
+  Range out;
+  for (const Row& row : report.rows)
+    if (row.scheme == scheme && row.state_by_algebra >= kLeast) out.add(memory_ratio(report, row));
   return out;
 }
 
 std::string percent_saved(const Range& r) {
   const double least = 100 * (1 - r.high), best = 100 * (1 - r.low);
-  if (r.empty()) return "not run";
+  if (r.empty()) return "not run, or too small";
   return best - least < 0.5 ? fmt::format("{:+.0f} %", best)
                             : fmt::format("{:+.0f} to {:+.0f} %", least, best);
 }
@@ -173,15 +182,9 @@ accel::Table summary_table(const Report& report) {
   table.header = {"way to train", "speed", "memory saved on device 0", "ease"};
   for (const Line& line : kLines) {
     const bool base = line.scheme == Scheme::dp_pytorch;
-    table.rows.push_back(
-        {line.way,
-         base ? "baseline"
-              : speed_of(range_of(report, line.scheme,
-                                  [&](const Row& r) { return speed_ratio(report, r); })),
-         base ? "baseline"
-              : percent_saved(range_of(report, line.scheme,
-                                       [&](const Row& r) { return memory_ratio(report, r); })),
-         line.ease});
+    table.rows.push_back({line.way, base ? "baseline" : speed_of(speeds_of(report, line.scheme)),
+                          base ? "baseline" : percent_saved(memory_of(report, line.scheme)),
+                          line.ease});
   }
   return table;
 }

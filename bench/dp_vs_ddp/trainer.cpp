@@ -23,7 +23,7 @@ constexpr int kBatches = 4;  // that steps go through in turn
 constexpr double kExact = 1e-6;
 // Adam's steps are g / (|g| + eps) at first: with a tiny eps, rounding in a gradient near zero
 // would become a whole step, and no two orders of summation would end alike.
-constexpr optim::AdamOptions kAdam{.lr = 1e-3, .eps = 1e-5};
+constexpr optim::AdamOptions kAdam{.lr = 1e-4, .eps = 1e-5};
 
 constexpr SchemeFacts kSchemes[] = {
     {Scheme::one, "one-device", "one device, one core, the whole batch", false, 0, kExact},
