@@ -70,18 +70,17 @@ TEST(DpVsDdp, JsonHoldsGatesRowsAndModel) {
 }
 
 TEST(DpVsDdp, MemoryFollowsTheAlgebra) {
-  // 418 parameters are 448 with padding: at most 10 % more than the algebra says.
-  const auto state = [](const Row& r) {
-    return r.tags[static_cast<size_t>(MemoryTag::parameters)] +
-           r.tags[static_cast<size_t>(MemoryTag::gradients)] +
-           r.tags[static_cast<size_t>(MemoryTag::optimizer)];
+  // Padding of 418 parameters adds up to 10 %, with ZeRO's pieces to 25 %.
+  const auto over = [](Scheme scheme) {
+    const Row* r = find_row(toy_report(), "toy-mlp", scheme, 2);
+    return (r->tags[static_cast<size_t>(MemoryTag::parameters)] +
+            r->tags[static_cast<size_t>(MemoryTag::gradients)] +
+            r->tags[static_cast<size_t>(MemoryTag::optimizer)]) /
+           r->state_by_algebra;
   };
-  const Row* one = find_row(toy_report(), "toy-mlp", Scheme::one, 2);
-  const Row* ddp = find_row(toy_report(), "toy-mlp", Scheme::ddp, 2);
-  const Row* zero1 = find_row(toy_report(), "toy-mlp", Scheme::zero1, 2);
-  for (const Row* row : {one, ddp})
-    EXPECT_NEAR(state(*row) / row->state_by_algebra, 1.05, 0.06) << facts_of(row->scheme).name;
-  EXPECT_LT(state(*zero1), 0.85 * state(*ddp));
+  EXPECT_NEAR(over(Scheme::one), 1.05, 0.05);
+  EXPECT_NEAR(over(Scheme::ddp), 1.05, 0.05);
+  EXPECT_NEAR(over(Scheme::zero1), 1.13, 0.12);
 }
 
 TEST(DpVsDdp, PagesShowWhatIsModelledAndWhatGivesWhat) {
