@@ -12,8 +12,8 @@
 #include "pinion/accel/signals.h"
 #include "pinion/apps/common/program.h"
 #include "pinion/apps/report/evaluation.h"
+#include "pinion/apps/report/model_folder.h"
 #include "pinion/apps/report/options.h"
-#include "pinion/apps/report/report_model.h"
 #include "pinion/apps/report/run_page.h"
 #include "pinion/nn/init.h"
 #include "pinion/nn/weights.h"
@@ -273,6 +273,11 @@ class Run {
     if (better) {
       state_.best = value, state_.best_epoch = epoch + 1;
       accelerator_.save_model(net, best_dir());
+      accelerator_.on_main_process([&] {
+        describe_model(best_dir(),
+                       {o_.visual_extractor, set_->views(), o_.transformer, o_.decoding},
+                       *tokenizer_);
+      });
     }
     if (better || (epoch + 1) % o_.save_period == 0) accelerator_.save_state({}, better);
   }
@@ -300,7 +305,6 @@ class Run {
                                      pairs[i].references.front(), pairs[i].hypothesis));
     accelerator_.end_training();
     accelerator_.on_main_process([&] {
-      write_file_atomic(best_dir() + "/vocabulary.txt", state_.vocabulary);
       record(page.test);
       write_page(page, pairs, (*net).parameter_count());
     });
