@@ -31,17 +31,20 @@ namespace {
 using Net = accel::AcceleratedModel<ReportModel>;
 using Loader = accel::AcceleratedLoader<StudyBatches>;
 
-// What a checkpoint keeps beside model, optimizer and loader: the best so far, and the vocabulary,
-// without which the numbers of words mean nothing.
+// What a checkpoint keeps beside model, optimizer and loader: the best so far, the epoch's loss so
+// far, and the vocabulary, without which the numbers of words mean nothing.
 struct RunState final : accel::Checkpointable {
   std::string vocabulary;
   double best = 0;
+  double loss_sum = 0, loss_words = 0;  // of this rank, in the epoch that is under way
   int64_t best_epoch = 0, not_improved = 0;
 
   accel::State state() override {
     accel::State out;
     out.put("vocabulary", vocabulary);
     out.put("best", best);
+    out.put("loss_sum", loss_sum);
+    out.put("loss_words", loss_words);
     out.put("best_epoch", best_epoch);
     out.put("not_improved", not_improved);
     return out;
@@ -53,6 +56,8 @@ struct RunState final : accel::Checkpointable {
                    std::count(from.text("vocabulary").begin(), from.text("vocabulary").end(), '\n'),
                    " there)");
     best = from.real("best");
+    loss_sum = from.real("loss_sum");
+    loss_words = from.real("loss_words");
     best_epoch = from.integer("best_epoch");
     not_improved = from.integer("not_improved");
   }
@@ -232,7 +237,7 @@ class Run {
     std::optional<accel::Progress> bar;
     if (accelerator_.is_main_process())
       bar.emplace(fmt::format("Epoch {}/{}", epoch + 1, o_.epochs), loader.batches());
-    double sum = 0, words = 0;
+    double &sum = state_.loss_sum, &words = state_.loss_words;
     for (StudyBatch& batch : loader) {
       const auto micro_batch = accelerator_.accumulate(net);
       const double weight = weigh_rows(batch, loader.real_rows());
@@ -254,6 +259,7 @@ class Run {
             .to({})
             .values<double>();
     const double loss = sums[0] / sums[1];
+    sum = words = 0;
     PINION_REQUIRE(non_finite, std::isfinite(loss), "training: expected a finite loss, got ", loss,
                    " in epoch ", epoch + 1, " (smaller --lr_ve and --lr_ed may help)");
     return loss;
