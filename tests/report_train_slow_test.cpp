@@ -77,6 +77,15 @@ TEST_F(ReportPrograms, TrainsOnOneRankAndOnTwo) {
                            "plain/model_best/model.json", "records/iu_xray.csv"})
     EXPECT_TRUE(exists(dir_ / file)) << file;
 
+  // What eval says of the best model is what training said.
+  const std::string table = plain.out.substr(plain.out.find("  as written"));
+  const Result eval = run({program("eval"), "--cpu", "--checkpoint=" + dir_ / "plain/model_best",
+                           "--image_dir=" + dir_ / "cxr/images",
+                           "--ann_path=" + dir_ / "cxr/annotation.json", "--batch_size=3"});
+  ASSERT_EQ(eval.code, 0) << eval.err;
+  EXPECT_EQ(eval.out, "8 studies of the split test\n" +
+                          table.substr(0, table.find('\n', table.find("best constant")) + 1));
+
   std::vector<std::string> launched = {program("pinion"), "launch", "--cpu", "--num_processes=2"};
   const auto rest = command("ranks", {"--epochs=2", "--batch_size=4"});
   launched.insert(launched.end(), rest.begin(), rest.end());

@@ -33,7 +33,7 @@ void describe_model(const std::string& folder, const ModelSettings& settings,
 
 struct TrainedModel {
   ModelSettings settings;
-  std::unique_ptr<Tokenizer> tokenizer;
+  std::shared_ptr<const Tokenizer> tokenizer;
   std::unique_ptr<ReportModel> model;  // on the CPU, in evaluation mode
 };
 // Reads both, and model.safetensors. Throws Error: missing for a file that is not there, checkpoint

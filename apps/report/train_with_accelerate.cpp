@@ -150,14 +150,6 @@ std::vector<Pair> write_split(accel::Accelerator& accelerator, const Net& net, c
   return pairs;
 }
 
-std::string line_of(const Figures& figures) {
-  std::string line;
-  for (const auto& [name, value] : figures.values)
-    line += name == "unique" ? fmt::format("  {} {:.0f}", name, value)
-                             : fmt::format("  {} {:.3f}", name, value);
-  return line;
-}
-
 // One run: everything that its parts share.
 class Run {
  public:
@@ -301,11 +293,9 @@ class Run {
     std::vector<Pair> blank = pairs;
     for (Pair& pair : blank) pair.hypothesis = page.blank_report;
     page.blank = figures_of(blank);
-    accelerator_.print(fmt::format(
-        "\nBest: epoch {}, val {} {:.4f}. Test:\n  as written      {}\n  shuffled images {}\n"
-        "  blank images    {}\n  best constant   {}",
-        state_.best_epoch, o_.monitor_metric, state_.best, line_of(page.test),
-        line_of(page.controls.shuffled), line_of(page.blank), line_of(page.controls.constant)));
+    accelerator_.print(fmt::format("\nBest: epoch {}, val {} {:.4f}. Test:\n{}", state_.best_epoch,
+                                   o_.monitor_metric, state_.best,
+                                   text_of(page.test, page.blank, page.controls)));
     for (size_t i = 0; i < std::min<size_t>(2, pairs.size()); ++i)
       accelerator_.print(fmt::format("\n{}\n  true:    {}\n  written: {}", test_.studies()[i].id,
                                      pairs[i].references.front(), pairs[i].hypothesis));
