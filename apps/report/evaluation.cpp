@@ -2,6 +2,8 @@
 // Figures from pairs of texts.
 #include "pinion/apps/report/evaluation.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <map>
 #include <set>
@@ -93,6 +95,20 @@ Controls controls_of(const std::vector<Pair>& pairs,
   }
   out.constant = figures_of(with_hypothesis(pairs, out.constant_report));
   return out;
+}
+
+std::string line_of(const Figures& figures) {
+  std::string line;
+  for (const auto& [name, value] : figures.values)
+    line += name == "unique" ? fmt::format("  {} {:.0f}", name, value)
+                             : fmt::format("  {} {:.3f}", name, value);
+  return line;
+}
+
+std::string text_of(const Figures& written, const Figures& blank, const Controls& controls) {
+  return fmt::format(
+      "  as written      {}\n  shuffled images {}\n  blank images    {}\n  best constant   {}\n",
+      line_of(written), line_of(controls.shuffled), line_of(blank), line_of(controls.constant));
 }
 
 }  // namespace pinion::report

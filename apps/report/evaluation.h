@@ -36,4 +36,9 @@ struct Controls {
 Controls controls_of(const std::vector<Pair>& pairs,
                      const std::vector<std::string>& training_reports);
 
+// For a terminal: "  BLEU_1 0.995  BLEU_2 …", and such a line for each of the four, with what it
+// is.
+std::string line_of(const Figures& figures);
+std::string text_of(const Figures& written, const Figures& blank, const Controls& controls);
+
 }  // namespace pinion::report

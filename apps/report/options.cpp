@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 
 #include "pinion/apps/common/program.h"
+#include "pinion/apps/report/model_folder.h"
 #include "pinion/runtime/log.h"
 
 namespace pinion::report {
@@ -104,11 +105,6 @@ void add_run_flags(CLI::App& app, Options& o) {
                  "BLEU_1 … BLEU_4, ROUGE_L, CIDEr, F1 (of the validation split) or loss");
   app.add_option("--early_stop", o.early_stop, "epochs without improvement before the end")
       ->check(CLI::PositiveNumber);
-}
-
-MemoryKind memory_of(const std::string& name) {
-  if (name == "base") return MemoryKind::base;
-  return name == "rm" ? MemoryKind::rm : MemoryKind::rm_mcln;
 }
 
 }  // namespace

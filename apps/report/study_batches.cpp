@@ -14,6 +14,30 @@ void move_batch(StudyBatch& batch, Device device) {
     *t = t->to(device);
 }
 
+Image in_form(const Image& film, const ImageForm& form) {
+  return resize(with_channels(film, form.channels), form.side, form.side);
+}
+
+namespace {
+
+// Writes a film that is in form as numbers, and returns where the next one goes.
+float* put(const Image& film, const ImageForm& form, float* to) {
+  for (size_t i = 0; i < film.pixels.size(); ++i) {
+    const size_t c = i % static_cast<size_t>(form.channels);
+    *to++ = static_cast<float>((film.pixels[i] / 255.0 - form.mean[c]) / form.std[c]);
+  }
+  return to;
+}
+
+}  // namespace
+
+Tensor tensor_of(std::span<const Image> films, const ImageForm& form) {
+  Tensor out({static_cast<int64_t>(films.size()), form.side, form.side, form.channels});
+  float* to = out.mut().as<float>();
+  for (const Image& film : films) to = put(in_form(film, form), form, to);
+  return out;
+}
+
 struct StudyBatches::State {
   std::shared_ptr<const StudySet> set;
   Split split;
@@ -31,8 +55,7 @@ struct StudyBatches::State {
       if (films[at]) return films[at];
     }
     const StudyEntry& entry = set->of(split)[static_cast<size_t>(study)];
-    const Image read = with_channels(set->load(entry, view), form.channels);
-    auto film = std::make_shared<const Image>(resize(read, form.side, form.side));
+    auto film = std::make_shared<const Image>(in_form(set->load(entry, view), form));
     const std::lock_guard lock(mutex);
     return films[at] = std::move(film);
   }
@@ -72,13 +95,7 @@ StudyBatch StudyBatches::get(std::span<const int64_t> indices) const {
   out.images = Tensor({views * batch, form.side, form.side, form.channels});
   float* to = out.images.mut().as<float>();
   for (int64_t view = 0; view < views; ++view)
-    for (const int64_t study : indices) {
-      const auto film = state_->film(study, view);
-      for (size_t i = 0; i < film->pixels.size(); ++i) {
-        const size_t c = i % static_cast<size_t>(form.channels);
-        *to++ = static_cast<float>((film->pixels[i] / 255.0 - form.mean[c]) / form.std[c]);
-      }
-    }
+    for (const int64_t study : indices) to = put(*state_->film(study, view), form, to);
 
   size_t longest = 0;
   for (const int64_t study : indices)

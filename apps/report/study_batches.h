@@ -33,6 +33,11 @@ struct ImageForm {
   static ImageForm nano() { return {64, 1, {.5, .5, .5}, {.25, .25, .25}}; }
 };
 
+// A film in the size and channels of the form.
+Image in_form(const Image& film, const ImageForm& form);
+// Films of any size -> f32 [n,H,W,channels], as the model takes them.
+Tensor tensor_of(std::span<const Image> films, const ImageForm& form);
+
 // A data set in the sense of accel/data_set.h. Films are kept in memory once they were read and
 // resized, 8 bits a value.
 class StudyBatches {

@@ -12,8 +12,8 @@
 #include "pinion/accel/signals.h"
 #include "pinion/apps/common/program.h"
 #include "pinion/apps/report/evaluation.h"
+#include "pinion/apps/report/model_folder.h"
 #include "pinion/apps/report/options.h"
-#include "pinion/apps/report/report_model.h"
 #include "pinion/apps/report/run_page.h"
 #include "pinion/nn/init.h"
 #include "pinion/nn/weights.h"
@@ -31,17 +31,20 @@ namespace {
 using Net = accel::AcceleratedModel<ReportModel>;
 using Loader = accel::AcceleratedLoader<StudyBatches>;
 
-// What a checkpoint keeps beside model, optimizer and loader: the best so far, and the vocabulary,
-// without which the numbers of words mean nothing.
+// What a checkpoint keeps beside model, optimizer and loader: the best so far, the epoch's loss so
+// far, and the vocabulary, without which the numbers of words mean nothing.
 struct RunState final : accel::Checkpointable {
   std::string vocabulary;
   double best = 0;
+  double loss_sum = 0, loss_words = 0;  // of this rank, in the epoch that is under way
   int64_t best_epoch = 0, not_improved = 0;
 
   accel::State state() override {
     accel::State out;
     out.put("vocabulary", vocabulary);
     out.put("best", best);
+    out.put("loss_sum", loss_sum);
+    out.put("loss_words", loss_words);
     out.put("best_epoch", best_epoch);
     out.put("not_improved", not_improved);
     return out;
@@ -53,6 +56,8 @@ struct RunState final : accel::Checkpointable {
                    std::count(from.text("vocabulary").begin(), from.text("vocabulary").end(), '\n'),
                    " there)");
     best = from.real("best");
+    loss_sum = from.real("loss_sum");
+    loss_words = from.real("loss_words");
     best_epoch = from.integer("best_epoch");
     not_improved = from.integer("not_improved");
   }
@@ -145,14 +150,6 @@ std::vector<Pair> write_split(accel::Accelerator& accelerator, const Net& net, c
   return pairs;
 }
 
-std::string line_of(const Figures& figures) {
-  std::string line;
-  for (const auto& [name, value] : figures.values)
-    line += name == "unique" ? fmt::format("  {} {:.0f}", name, value)
-                             : fmt::format("  {} {:.3f}", name, value);
-  return line;
-}
-
 // One run: everything that its parts share.
 class Run {
  public:
@@ -232,7 +229,7 @@ class Run {
     std::optional<accel::Progress> bar;
     if (accelerator_.is_main_process())
       bar.emplace(fmt::format("Epoch {}/{}", epoch + 1, o_.epochs), loader.batches());
-    double sum = 0, words = 0;
+    double &sum = state_.loss_sum, &words = state_.loss_words;
     for (StudyBatch& batch : loader) {
       const auto micro_batch = accelerator_.accumulate(net);
       const double weight = weigh_rows(batch, loader.real_rows());
@@ -254,6 +251,7 @@ class Run {
             .to({})
             .values<double>();
     const double loss = sums[0] / sums[1];
+    sum = words = 0;
     PINION_REQUIRE(non_finite, std::isfinite(loss), "training: expected a finite loss, got ", loss,
                    " in epoch ", epoch + 1, " (smaller --lr_ve and --lr_ed may help)");
     return loss;
@@ -273,6 +271,11 @@ class Run {
     if (better) {
       state_.best = value, state_.best_epoch = epoch + 1;
       accelerator_.save_model(net, best_dir());
+      accelerator_.on_main_process([&] {
+        describe_model(best_dir(),
+                       {o_.visual_extractor, set_->views(), o_.transformer, o_.decoding},
+                       *tokenizer_);
+      });
     }
     if (better || (epoch + 1) % o_.save_period == 0) accelerator_.save_state({}, better);
   }
@@ -290,17 +293,14 @@ class Run {
     std::vector<Pair> blank = pairs;
     for (Pair& pair : blank) pair.hypothesis = page.blank_report;
     page.blank = figures_of(blank);
-    accelerator_.print(fmt::format(
-        "\nBest: epoch {}, val {} {:.4f}. Test:\n  as written      {}\n  shuffled images {}\n"
-        "  blank images    {}\n  best constant   {}",
-        state_.best_epoch, o_.monitor_metric, state_.best, line_of(page.test),
-        line_of(page.controls.shuffled), line_of(page.blank), line_of(page.controls.constant)));
+    accelerator_.print(fmt::format("\nBest: epoch {}, val {} {:.4f}. Test:\n{}", state_.best_epoch,
+                                   o_.monitor_metric, state_.best,
+                                   text_of(page.test, page.blank, page.controls)));
     for (size_t i = 0; i < std::min<size_t>(2, pairs.size()); ++i)
       accelerator_.print(fmt::format("\n{}\n  true:    {}\n  written: {}", test_.studies()[i].id,
                                      pairs[i].references.front(), pairs[i].hypothesis));
     accelerator_.end_training();
     accelerator_.on_main_process([&] {
-      write_file_atomic(best_dir() + "/vocabulary.txt", state_.vocabulary);
       record(page.test);
       write_page(page, pairs, (*net).parameter_count());
     });
