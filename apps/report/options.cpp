@@ -101,7 +101,7 @@ void add_run_flags(CLI::App& app, Options& o) {
       ->check(CLI::PositiveNumber);
   app.add_option("--monitor_mode", o.monitor_mode)->check(CLI::IsMember({"min", "max"}));
   app.add_option("--monitor_metric", o.monitor_metric,
-                 "BLEU_1 … BLEU_4, ROUGE_L, CIDEr, F1 (of the validation split) or loss");
+                 "BLEU_1 … BLEU_4, ROUGE_L, METEOR_es, CIDEr, F1 (of the validation split) or loss");
   app.add_option("--early_stop", o.early_stop, "epochs without improvement before the end")
       ->check(CLI::PositiveNumber);
 }
