@@ -99,7 +99,7 @@ TEST_F(StudiesTest, StacksViewsAndShiftsWords) {
   write_film("a/1.png", 255);
   const auto set = std::make_shared<const StudySet>(load(kGood));
   const auto tokenizer = std::make_shared<const Tokenizer>(set->cleaned_reports(Split::train), 1);
-  const ImageForm form{2, 1, {.5, .5, .5}, {.25, .25, .25}};
+  const ImageForm form{2, 2, 1, {.5, .5, .5}, {.25, .25, .25}};
   const StudyBatches batches(set, Split::train, tokenizer, form, 60);
   const std::vector<int64_t> both = {0, 1};
   const StudyBatch batch = batches.get(both);

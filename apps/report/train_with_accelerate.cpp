@@ -214,7 +214,9 @@ class Run {
 
  private:
   StudyBatches batches(Split split) const {
-    return {set_, split, tokenizer_, o_.image_form(), o_.max_seq_length};
+    std::optional<Augmentation> augmentation;
+    if (split == Split::train) augmentation = o_.augmentation();
+    return {set_, split, tokenizer_, o_.image_form(), o_.max_seq_length, augmentation};
   }
   accel::LoaderOptions loader_options(bool shuffle) const {
     return {.batch_size = o_.batch_size,
