@@ -40,6 +40,9 @@ void add_data_flags(CLI::App& app, Options& o) {
       ->check(CLI::PositiveNumber);
   app.add_option("--num_workers", o.num_workers, "threads that make batches")
       ->check(CLI::Range(0, 256));
+  app.add_option("--on_bad_sample", o.on_bad_sample,
+                 "skip: read all images at the start, go on without studies whose images are bad")
+      ->check(CLI::IsMember({"error", "skip"}));
   app.add_option("--hflip_prob", o.hflip_prob,
                  "how often a film to train on is mirrored (default: 0.5, of nano 0)")
       ->check(CLI::Range(0.0, 1.0));

@@ -18,6 +18,7 @@ struct Options {
   std::string ann_path = "data/iu_xray/annotation.json";
   std::string dataset_name = "iu_xray";
   int64_t max_seq_length = 60, threshold = 3, num_workers = 2, batch_size = 16;
+  std::string on_bad_sample = "error";  // or "skip"
   // 0 where left and right matter, since the text is not mirrored. Default: .5, of nano 0.
   std::optional<double> hflip_prob;
 
