@@ -5,9 +5,9 @@
 // Sources: Denkowski and Lavie, "Meteor Universal", 2014 (score, constants for English); Porter's
 // second English stemmer (libstemmer). Two things differ from the published program, so the figure
 // is called METEOR_es (exact, stem) and must not be given out as METEOR: there are no stages of
-// synonyms and paraphrases, and the list of function words is our own: marks and
-// frequent words of English. It agrees with what the program gives on the examples in the tests,
-// which need "a", "are", "or" and "was" in it, and most words of radiology out of it.
+// synonyms and paraphrases, and the list of function words is our own: marks
+// and frequent words of English. It agrees with what the program gives on the examples in the
+// tests, which need "a", "are", "or" and "was" in it.
 #pragma once
 
 #include "pinion/apps/report/text_metrics.h"
