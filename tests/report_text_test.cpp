@@ -117,7 +117,7 @@ TEST(TextMetrics, MeteorTakesStemsForPartOfAMatch) {
   EXPECT_NEAR(exact.corpus, 2.5 / 3.25 * (1 - .6 * std::pow(.25, .2)), 1e-15);
   EXPECT_NEAR(meteor_es(pairs).segments[0], (.6 + 1) / 2, 1e-15);
   // The same word goes before the same stem.
-  EXPECT_NEAR(meteor_es({{"lung", {"lungs lung"}}}).corpus, .4 / 1.85, 1e-15);
+  EXPECT_NEAR(meteor_es({{"lung", {"lung lungs"}}}).corpus, .4 / 1.85, 1e-15);
 }
 
 TEST(TextMetrics, MeteorIsTheSameOnEveryThread) {
