@@ -8,6 +8,7 @@
 #include <map>
 #include <set>
 
+#include "pinion/apps/report/meteor.h"
 #include "pinion/kernels/check.h"
 #include "pinion/runtime/log.h"
 
@@ -39,6 +40,7 @@ Figures figures_of(const std::vector<Pair>& pairs) {
   for (size_t n = 0; n < 4; ++n)
     out.values.emplace_back("BLEU_" + std::to_string(n + 1), b.corpus[n]);
   out.values.emplace_back("ROUGE_L", rouge_l(pairs).corpus);
+  out.values.emplace_back("METEOR_es", meteor_es(pairs).corpus);
   out.values.emplace_back("CIDEr", cider_d(pairs).corpus);
   std::set<std::string_view> unique;
   for (const Pair& pair : pairs) unique.insert(pair.hypothesis);

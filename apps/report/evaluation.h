@@ -20,8 +20,8 @@ struct Figures {
   bool has(const std::string& name) const;
 };
 
-// BLEU_1 … BLEU_4, ROUGE_L, CIDEr; unique (different reports among all); and where the true reports
-// are sentences of the synthetic findings, F1 and exact.
+// BLEU_1 … BLEU_4, ROUGE_L, METEOR_es, CIDEr; unique (different reports among all); and where the
+// true reports are sentences of the synthetic findings, F1 and exact.
 Figures figures_of(const std::vector<Pair>& pairs);
 
 // Whether every true report is made of the sentences of findings.h.

@@ -156,7 +156,7 @@ class Run {
   explicit Run(const Options& o)
       : o_(o),
         accelerator_(accelerator_options(o)),
-        set_(std::make_shared<const StudySet>(load_studies(o.ann_path, o.image_dir, o.dataset()))),
+        set_(std::make_shared<const StudySet>(usable_studies())),
         tokenizer_(
             std::make_shared<const Tokenizer>(set_->cleaned_reports(Split::train), o.threshold)),
         train_(batches(Split::train)),
@@ -210,8 +210,28 @@ class Run {
   }
 
  private:
+  StudySet usable_studies() {
+    StudySet set = load_studies(o_.ann_path, o_.image_dir, o_.dataset());
+    if (o_.on_bad_sample == "error") return set;
+    int64_t studies = 0;
+    for (const auto& split : set.splits) studies += static_cast<int64_t>(split.size());
+    std::optional<accel::Progress> bar;
+    if (accelerator_.is_main_process()) bar.emplace("Reading all images", studies);
+    const std::vector<std::string> bad =
+        take_out_bad_studies(set, static_cast<int>(o_.num_workers), [&] {
+          if (bar) bar->step();
+        });
+    if (bar) bar->finish();
+    for (size_t i = 0; i < std::min<size_t>(bad.size(), 5); ++i)
+      accelerator_.print("Skipped " + bad[i]);
+    accelerator_.print(
+        fmt::format("Skipped {} of {} studies, whose images cannot be read", bad.size(), studies));
+    return set;
+  }
   StudyBatches batches(Split split) const {
-    return {set_, split, tokenizer_, o_.image_form(), o_.max_seq_length};
+    std::optional<Augmentation> augmentation;
+    if (split == Split::train) augmentation = o_.augmentation();
+    return {set_, split, tokenizer_, o_.image_form(), o_.max_seq_length, augmentation};
   }
   accel::LoaderOptions loader_options(bool shuffle) const {
     return {.batch_size = o_.batch_size,
