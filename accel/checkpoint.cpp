@@ -16,6 +16,7 @@
 #include "pinion/accel/checkpoint_root.h"
 #include "pinion/accel/checkpoint_writer.h"
 #include "pinion/accel/rank_talk.h"
+#include "pinion/dist/store.h"
 #include "pinion/runtime/json.h"
 #include "pinion/runtime/log.h"
 
@@ -77,6 +78,15 @@ void check_config(const CheckpointReader& reader, const CheckpointOptions& optio
   PINION_REQUIRE(checkpoint, count == 0, "checkpoint: the configuration of ",
                  pinion::quoted(reader.directory()), " differs in ", count,
                  " values, none of them named by allow_config_change:", text);
+}
+
+// So that the launcher knows that this start of the ranks has got on, if there is a launcher.
+void tell_launcher(int64_t step) noexcept {
+  try {
+    if (const auto store = dist::Store::from_environment()) store->set("checkpoint", cat({step}));
+  } catch (const std::exception& e) {
+    log_debug({"checkpoint: the launcher was not told of step ", step, ": ", e.what()});
+  }
 }
 
 }  // namespace
@@ -142,6 +152,7 @@ struct Checkpoints::Impl {
   void publish_and_rotate(Job& work, const std::vector<std::string>& reports) {
     publish(work.directory, step_directory(options.root, work.step), manifest_of(work, reports),
             work.renamed);
+    tell_launcher(work.step);
     try {
       if (exists(work.directory)) rotation->discard(work.directory, work.step);
       rotation->run(work.step, work.best);

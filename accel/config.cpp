@@ -116,8 +116,8 @@ std::vector<std::pair<std::string, std::string>> Config::environment() const {
   for (const ConfigKey& key : config_keys()) {
     const Setting& setting = (*this)[key.name];
     if (key.environment.empty() || belongs_to_launcher(key) || setting.value.empty()) continue;
-    const bool always = key.name == "mixed_precision" || key.name == "use_cpu";
-    if (always || (setting.given() && is_active(key.section(), text("distributed_type"))))
+    if (key.name == "use_cpu" ||
+        (setting.given() && is_active(key.section(), text("distributed_type"))))
       out.emplace_back(key.environment, setting.value);
   }
   for (const auto& [name, type] : kTypeVariables)

@@ -69,7 +69,7 @@ struct BatchFeed::Crew {
     if (!plan.has(consumed)) return end_epoch();
     const MemoryTagScope tag(MemoryTag::data);
     slot[0].indices = indices_of(consumed, 0);
-    make(owner, 0, slot[0].indices);
+    make(owner, 0, slot[0].indices, epoch);
     current = &slot[0];
     return hand_out(0);
   }
@@ -132,11 +132,12 @@ struct BatchFeed::Crew {
       const std::span<const int64_t> indices = indices_of(claimed, at);
       slot[static_cast<size_t>(at)].indices = indices;
       claimed = plan.after(claimed);
+      const int64_t epoch_of_batch = epoch;
       ++busy;
       lock.unlock();
       std::exception_ptr error;
       try {
-        make(owner, at, indices);
+        make(owner, at, indices, epoch_of_batch);
       } catch (...) {
         error = std::current_exception();
       }

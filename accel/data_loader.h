@@ -42,7 +42,7 @@ struct LoaderState {
 // It counts batches and calls `make` to have one put into a numbered slot.
 class BatchFeed {
  public:
-  using Make = void (*)(void* owner, int slot, std::span<const int64_t> indices);
+  using Make = void (*)(void* owner, int slot, std::span<const int64_t> indices, int64_t epoch);
 
   BatchFeed(int64_t samples, const LoaderOptions& options, Make make, void* owner);
   ~BatchFeed();  // ends the workers; at most one batch each is made until they notice
@@ -123,11 +123,14 @@ class DataLoader {
   }
 
  private:
-  static void make(void* self, int slot, std::span<const int64_t> indices) {
+  static void make(void* self, int slot, std::span<const int64_t> indices, int64_t epoch) {
     auto* loader = static_cast<DataLoader*>(self);
     Batch& batch = loader->slots_[static_cast<size_t>(slot)];
     batch = Batch();  // its memory is free again before the new one asks for some
-    batch = loader->data_.get(indices);
+    if constexpr (EpochDataset<D>)
+      batch = loader->data_.get(indices, epoch);
+    else
+      batch = loader->data_.get(indices);
   }
 
   D data_;

@@ -20,6 +20,15 @@ concept Dataset = std::copyable<D> && requires(const D& data, std::span<const in
   { data.get(indices) } -> std::default_initializable;
 };
 
+// A data set whose samples differ from one epoch to the next, by augmentation say, may have
+// get(indices, epoch) besides, which a loader then calls instead. The batch must be a function of
+// these two alone: threads make batches in any order, and a resumed run makes some again.
+template <class D>
+concept EpochDataset = Dataset<D> &&
+    requires(const D& data, std::span<const int64_t> indices, int64_t epoch) {
+  { data.get(indices, epoch) } -> std::same_as<decltype(data.get(indices))>;
+};
+
 template <Dataset D>
 using BatchOf = decltype(std::declval<const D&>().get(std::span<const int64_t>()));
 

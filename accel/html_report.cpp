@@ -182,6 +182,12 @@ void HtmlReport::add_chart(const Chart& chart) {
                        svg_chart(chart));
 }
 
+void HtmlReport::add_bars(const Bars& bars) {
+  open_block(true);
+  body_ +=
+      fmt::format("<section><h3>{}</h3>\n{}</section>\n", html_escaped(bars.title), svg_bars(bars));
+}
+
 void HtmlReport::add_table(const Table& table) {
   open_block(false);
   const std::vector<bool> numbers = number_columns(table);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // HtmlReport: a page of figures about a run in one file, which needs neither network nor script:
-// headline values, charts (SVG), tables and confusion matrices, in the reader's light or dark
-// theme.
+// headline values, charts and bars (SVG), tables and confusion matrices, in the reader's light or
+// dark theme.
 //
 //   HtmlReport report("Toy classifier", "5 epochs, 418 parameters");
 //   report.add_values({{"loss", "0.498"}});
@@ -36,6 +36,18 @@ struct Chart {
   bool percent = false;  // y from 0 to 1 is written as 0 % to 100 %
 };
 
+// Horizontal bars from zero, one below the other, each with its value and, where low < high, its
+// interval.
+struct Bar {
+  std::string name;
+  double value = 0, low = 0, high = 0;
+  bool faded = false;
+};
+struct Bars {
+  std::string title{};
+  std::vector<Bar> bars{};
+};
+
 struct Table {
   std::string title;
   std::vector<std::string> header;             // may be empty
@@ -51,6 +63,7 @@ class HtmlReport {
   void add_text(std::string_view text);  // a paragraph
   void add_values(const std::vector<std::pair<std::string, std::string>>& name_and_value);
   void add_chart(const Chart& chart);  // neighbouring charts stand side by side where there is room
+  void add_bars(const Bars& bars);     // as charts do
   void add_table(const Table& table);
   // Pictures side by side, with lines of text under them: a bold name, then what it is. The bytes
   // are those of PNG files.
@@ -77,6 +90,7 @@ std::string base64(std::string_view bytes);
 // The chart as an <svg> element, for a page of one's own; its colours are CSS variables with values
 // to fall back on.
 std::string svg_chart(const Chart& chart);
+std::string svg_bars(const Bars& bars);
 
 // Round numbers (1, 2 or 5 times a power of ten apart) that span [low, high], about `wanted` of
 // them.

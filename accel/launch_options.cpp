@@ -147,7 +147,6 @@ void plan_environment(const LaunchOptions& o, const Machine& machine, LaunchPlan
   Variables environment = inherited_environment(machine.environment, o.allow_env, plan.notes);
   for (const auto& [name, value] : o.variables) environment[name] = value;
   for (const auto& [name, value] : plan.environment) environment[name] = value;
-  environment.try_emplace("ACCELERATE_MIXED_PRECISION", "no");
   if (!plan.gpus) environment["ACCELERATE_USE_CPU"] = "true";
   plan.threads = o.num_cpu_threads_per_process;
   if (plan.threads == 0) plan.threads = std::max(1, machine.cpus / plan.local_ranks);

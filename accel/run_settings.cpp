@@ -60,8 +60,8 @@ class Environment {
 nn::Precision precision_of(const Environment& env, const AcceleratorOptions& options) {
   constexpr const char* kName = "ACCELERATE_MIXED_PRECISION";
   const auto said = env.text(kName);
-  const nn::Precision own = options.mixed_precision.value_or(nn::Precision::no);
-  if (!said || *said == "no") return own;
+  if (!said) return options.mixed_precision.value_or(nn::Precision::no);
+  if (*said == "no") return nn::Precision::no;
   if (*said == "bf16") return nn::Precision::bf16;
   if (*said == "fp16") return nn::Precision::fp16;
   Environment::refuse(kName, "no, bf16 or fp16", *said);

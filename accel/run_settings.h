@@ -3,7 +3,8 @@
 //
 // A program's options are defaults. What a launcher was told, by a flag or in a configuration file,
 // arrives in the environment and wins, so that `launch --mixed_precision bf16` means what it says
-// for every program. ACCELERATE_MIXED_PRECISION=no yields: launchers export it unasked.
+// for every program, and so does `--mixed_precision no`. Pinion's launcher exports a setting only
+// when somebody asked for it.
 #pragma once
 
 #include <functional>

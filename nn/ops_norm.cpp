@@ -61,7 +61,8 @@ Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, doub
                   Tensor dx = to_x.gradient(dy);
                   Tensor dgamma = to_gamma.gradient(gamma), dbeta = to_beta.gradient(gamma);
                   LayerNormArgs all = args;
-                  all.beta = {};  // not kept
+                  all.gamma = gamma;  // whose memory may be another by now (ZeRO, stage 3)
+                  all.beta = {};      // not kept
                   all.dy = dy, all.dx = dx.mut();
                   all.dgamma = dgamma.mut(), all.dbeta = dbeta.mut();
                   on(dy.device(), [&](auto& ctx) { kernels::layer_norm_backward(ctx, all); });
@@ -121,6 +122,7 @@ ResidualNorm residual_layer_norm(const Tensor& x, const Tensor& branch, const Te
                       Tensor dgamma = to_gamma.gradient(gamma), dbeta = to_beta.gradient(gamma);
                       const Tensor so_far = take_gradient_so_far(0);
                       LayerNormArgs all = args;
+                      all.gamma = gamma;  // whose memory may be another by now (ZeRO, stage 3)
                       all.beta = {}, all.residual.x = all.residual.branch = {},
                       all.residual.sum = {};
                       if (so_far.defined()) all.residual.dsum = so_far;
@@ -159,6 +161,7 @@ Tensor conditional_layer_norm(const Tensor& x, const Tensor& gamma, const Tensor
         Tensor dx = to_x.gradient(dy), ddelta = to_delta.gradient(dy);
         Tensor dgamma = to_gamma.gradient(gamma), dbeta = to_beta.gradient(gamma);
         LayerNormArgs all = args;
+        all.gamma = gamma;               // whose memory may be another by now (ZeRO, stage 3)
         all.beta = all.delta_beta = {};  // not kept
         all.dy = dy, all.dx = dx.mut(), all.ddelta_gamma = ddelta.mut();
         all.dgamma = dgamma.mut(), all.dbeta = dbeta.mut();

@@ -1,19 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // accelerate_train as its users meet it: plain, under `pinion launch`, stopped and resumed. Any
 // number of ranks with the same global batch trains the same model as simple_train.
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
 
 #include <cmath>
 #include <thread>
 
 #include "pinion/runtime/safetensors.h"
-#include "pinion/tests/fs_testing.h"
-
-extern char** environ;
+#include "pinion/tests/program_testing.h"
 
 namespace pinion::toy {
 namespace {
@@ -22,35 +17,8 @@ using testing::HasSubstr;
 
 constexpr const char* kTrain = PINION_BINARY_DIR "/accelerate_train";
 
-class AccelerateTrain : public testing::Test {
+class AccelerateTrain : public ProgramTest {
  protected:
-  struct Result {
-    int code = -1;  // 128 + n for signal n
-    std::string out, err;
-  };
-
-  pid_t start(std::vector<std::string> arguments) const {
-    std::vector<char*> argv;
-    for (std::string& a : arguments) argv.push_back(a.data());
-    argv.push_back(nullptr);
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    constexpr int kFlags = O_WRONLY | O_CREAT | O_TRUNC;
-    posix_spawn_file_actions_addopen(&actions, 1, (dir_ / "stdout").c_str(), kFlags, 0600);
-    posix_spawn_file_actions_addopen(&actions, 2, (dir_ / "stderr").c_str(), kFlags, 0600);
-    pid_t child = 0;
-    EXPECT_EQ(posix_spawn(&child, argv[0], &actions, nullptr, argv.data(), environ), 0) << argv[0];
-    posix_spawn_file_actions_destroy(&actions);
-    return child;
-  }
-
-  Result wait(pid_t child) const {
-    int status = 0;
-    EXPECT_EQ(waitpid(child, &status, 0), child);
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), text("stdout"),
-            text("stderr")};
-  }
-
   // On one rank plainly, on several by the launcher, each with its share of a batch of 32.
   Result train(int ranks, const std::string& run, std::vector<std::string> arguments = {},
                int batch = 32, const std::vector<std::string>& flags = {}) const {
@@ -64,8 +32,6 @@ class AccelerateTrain : public testing::Test {
     all.insert(all.end(), arguments.begin(), arguments.end());
     return wait(start(all));
   }
-
-  std::string text(const std::string& name) const { return read_file(dir_ / name, 1 << 20); }
 
   std::vector<float> weights(const std::string& run) const {
     std::vector<float> out;
@@ -85,8 +51,6 @@ class AccelerateTrain : public testing::Test {
       most = std::max(most, static_cast<double>(std::fabs(x[i] - y[i])));
     return most;
   }
-
-  TempDir dir_;
 };
 
 TEST_F(AccelerateTrain, TrainsTheModelOfSimpleTrainOnAnyNumberOfRanks) {

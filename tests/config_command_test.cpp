@@ -5,7 +5,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "pinion/accel/checkpoint.h"
+#include "pinion/accel/checkpoint_parts.h"
 #include "pinion/runtime/fs.h"
+#include "pinion/runtime/safetensors.h"
 #include "pinion/tests/config_testing.h"
 #include "pinion/tests/fs_testing.h"
 
@@ -205,6 +208,30 @@ TEST(OtherCommands, TestRunsItselfOnRanks) {
   }
   EXPECT_EQ(run("test --num_processes 0").code, 64);
   EXPECT_EQ(run("test --config_file " + dir / "none.yaml").code, 66);
+}
+
+TEST(OtherCommands, MergeWeightsJoinsThePiecesOfACheckpoint) {
+  const TempDir dir;
+  const Tensor weight = Tensor::of<float>({1, 2, 3, 4}, {2, 2});
+  FunctionPart part(
+      [&] {
+        State state;
+        for (const int64_t at : {0, 2})
+          state.put("weight", weight.alias({4}).rows(at, at + 2), {{2, 2}, at});
+        return state;
+      },
+      [](const State&) {});
+  Checkpoints checkpoints({.root = dir / "run"});
+  checkpoints.add("model", part, {.placement = Placement::sharded});
+  checkpoints.save(7);
+  const Outcome merged = run("merge-weights " + dir / "run/step-7 " + dir / "out");
+  EXPECT_EQ(merged.code, 0) << merged.output;
+  const SafetensorsReader file(dir / "out/model.safetensors");
+  const Tensor got = file.load(*file.find("weight"));
+  EXPECT_EQ(got.shape(), weight.shape());
+  EXPECT_EQ(got.values<float>(), weight.values<float>());
+  write_file_atomic(dir / "run/step-7/shard-0.safetensors", "");
+  EXPECT_EQ(run("merge-weights " + dir / "run/step-7 " + dir / "out").code, 80);
 }
 
 TEST(OtherCommands, SayWhatTheyFindOrWhatIsWrong) {

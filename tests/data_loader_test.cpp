@@ -231,6 +231,36 @@ TEST(DataLoader, ContinuesFromASavedPosition) {
   }
 }
 
+// Its batches say which epoch they were made for.
+struct EpochData {
+  int64_t size() const { return 10; }
+  Ids get(std::span<const int64_t> indices, int64_t epoch = -1) const {
+    Ids out(indices.begin(), indices.end());
+    for (int64_t& sample : out) sample += 100 * epoch;
+    return out;
+  }
+};
+
+TEST(DataLoader, TellsTheDataTheEpochOfABatchMadeAhead) {
+  for (const int workers : {0, 1, 3}) {
+    DataLoader loader(EpochData(), {.batch_size = 3, .workers = workers, .prefetch = 4});
+    const auto expect_epoch = [&](int64_t epoch, int64_t next) {
+      for (const Ids& batch : loader)
+        for (const int64_t sample : batch) EXPECT_EQ(sample, 100 * epoch + next++) << workers;
+      EXPECT_EQ(next, 10);
+    };
+    expect_epoch(0, 0);
+    expect_epoch(1, 0);
+    for (const Ids& batch : loader) {
+      EXPECT_EQ(batch[0], 200);
+      break;
+    }
+    loader.seek(7, 6);  // with batches of epoch 2 made already
+    expect_epoch(7, 6);
+    expect_epoch(8, 0);
+  }
+}
+
 TEST(DataLoader, GoesOnAfterBreakAndStartsOverAfterSeek) {
   for (const int workers : {0, 2}) {
     DataLoader loader(IndexSet{10}, {.batch_size = 4, .workers = workers});

@@ -8,6 +8,7 @@
 //                        and SIGUSR1, others are written to DIR/signals
 //   stubborn DIR         the same, but no signal ends it
 //   lines N              prints N lines on both streams
+//   save DIR CODE        saves the next checkpoint of DIR and ends with the code
 //   read                 prints what comes on standard input
 #include <fcntl.h>
 #include <poll.h>
@@ -21,6 +22,7 @@
 #include <cstring>
 #include <string>
 
+#include "pinion/accel/checkpoint.h"
 #include "pinion/apps/common/program.h"
 #include "pinion/kernels/check.h"
 #include "pinion/runtime/fs.h"
@@ -101,6 +103,12 @@ int run(int argc, char** argv) {
   if (mode == "exit" && rank() == std::stoi(argument(3))) return std::stoi(argument(2));
   if (mode == "error" && rank() == std::stoi(argument(3)))
     throw_kind(std::stoi(argument(2)), "something is wrong");
+  if (mode == "save") {
+    pinion::accel::Checkpoints checkpoints({.root = argument(2)});
+    const auto steps = pinion::accel::checkpoint_steps(argument(2));
+    checkpoints.save(steps.empty() ? 0 : steps[0] + 1);
+    return std::stoi(argument(3));
+  }
   if (mode == "cause") return cause(argument(2), argument(3), std::stoi(argument(4)));
   if (mode == "wait") return wait_for_signal(argument(2), false);
   if (mode == "stubborn") return wait_for_signal(argument(2), true);

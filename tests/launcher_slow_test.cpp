@@ -122,10 +122,10 @@ TEST_F(LauncherTest, RanksKnowWhoTheyAre) {
                                 "PINION_EPOCH", "ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"});
   EXPECT_EQ(two.code, 0) << two.err;
   EXPECT_EQ(sorted_lines(two.out),
-            "[rank 0] ACCELERATE_MIXED_PRECISION=no\n[rank 0] GROUP_RANK=0\n"
+            "[rank 0] ACCELERATE_MIXED_PRECISION=-\n[rank 0] GROUP_RANK=0\n"
             "[rank 0] LOCAL_RANK=0\n[rank 0] MASTER_ADDR=127.0.0.1\n[rank 0] PINION_EPOCH=0\n"
             "[rank 0] PINION_WORLD_SIZE=2\n[rank 0] RANK=0\n"
-            "[rank 1] ACCELERATE_MIXED_PRECISION=no\n[rank 1] GROUP_RANK=0\n"
+            "[rank 1] ACCELERATE_MIXED_PRECISION=-\n[rank 1] GROUP_RANK=0\n"
             "[rank 1] LOCAL_RANK=1\n[rank 1] MASTER_ADDR=127.0.0.1\n[rank 1] PINION_EPOCH=0\n"
             "[rank 1] PINION_WORLD_SIZE=2\n[rank 1] RANK=1\n");
   EXPECT_TRUE(folder_is_clean());
@@ -159,6 +159,8 @@ TEST_F(LauncherTest, OnlyListedVariablesArePassedOn) {
             "ACCELERATE_MIXED_PRECISION=fp16\n");
   EXPECT_THAT(r.err, HasSubstr("LD_PRELOAD is not passed on to ranks"));
   EXPECT_THAT(run({"--allow_env", "MY_*"}, asked, variables).out, HasSubstr("MY_SETTING=1"));
+  EXPECT_THAT(run({"--mixed_precision=no"}, asked, variables).out,
+              HasSubstr("ACCELERATE_MIXED_PRECISION=no\n"));
 }
 
 TEST_F(LauncherTest, TheFirstToFailIsNamedAndItsCodeReturned) {
@@ -262,6 +264,9 @@ TEST_F(LauncherTest, RestartsAreCountedAndEnd) {
   const Result loop = run({"--num_processes=2", "--max_restarts=9"}, {"exit", "7", "1"});
   EXPECT_EQ(count(loop.err, "ended with code 7"), 4);
   EXPECT_THAT(loop.err, HasSubstr("stopped: 3 restarts brought no new checkpoint"));
+  // As long as each start saves a checkpoint it is not fruitless.
+  const Result saving = run({"--max_restarts=5"}, {"save", dir_ / "run", "7"});
+  EXPECT_EQ(count(saving.err, "ended with code 7"), 6) << saving.err;
   const Result config = run({"--num_processes=2", "--max_restarts=9"}, {"error", "78", "0"});
   EXPECT_EQ(config.code, 78);
   EXPECT_THAT(config.err, Not(HasSubstr("restart")));

@@ -108,6 +108,24 @@ TEST_P(DecodingTest, BeamSearchEqualsTheOneWithoutCaches) {
     }
 }
 
+TEST_P(DecodingTest, ProbabilitiesAreTheModelsOwn) {
+  const NoGrad no_grad;
+  EncoderDecoder model = small_model(GetParam(), 2);
+  const Tensor x = features(3);
+  const auto reports =
+      write_reports(model, x, {.method = "greedy", .max_length = 20, .decoding_constraint = true});
+  for (int64_t i = 0; i < 3; ++i) {
+    const Tensor encoded = model.encode(x.rows(i, i + 1));
+    const WrittenReport& report = reports[static_cast<size_t>(i)];
+    for (size_t t = 0; t < report.ids.size(); ++t) {
+      const auto logp = logp_after(
+          model, encoded, {report.ids.begin(), report.ids.begin() + static_cast<ptrdiff_t>(t)});
+      EXPECT_NEAR(report.probabilities[t], std::exp(logp[static_cast<size_t>(report.ids[t])]),
+                  1e-5);
+    }
+  }
+}
+
 TEST_P(DecodingTest, GreedyTakesTheLikeliestWord) {
   const NoGrad no_grad;
   EncoderDecoder model = small_model(GetParam());

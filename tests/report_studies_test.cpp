@@ -2,6 +2,7 @@
 // Annotation files, good and bad, and the batches that are made of their studies.
 #include <gmock/gmock.h>
 
+#include <atomic>
 #include <numeric>
 
 #include "pinion/apps/report/evaluation.h"
@@ -94,12 +95,65 @@ TEST_F(StudiesTest, NamesTheStudyWhoseImageIsBad) {
   EXPECT_EQ(error_of_view(1).second, "no error");
 }
 
+// 100 studies each to train, validate and test on, all with the same two images.
+std::string many_studies() {
+  std::string text = "{";
+  for (int i = 0; i < 300; ++i) {
+    if (i % 100 == 0)
+      text += std::string(i ? "]," : "") + "\"" + name_of(static_cast<Split>(i / 100)) + "\": [";
+    text += std::string(i % 100 ? "," : "") + R"({"id": ")" + std::to_string(i) +
+            R"(", "report": "Clear.", "image_path": ["a/0.png", ")" +
+            (i % 100 == 50 ? "b/" + std::to_string(i) : "a/1") + R"(.png"]})";
+  }
+  return text + "]}";
+}
+
+TEST_F(StudiesTest, TakesOutUpToOneInAHundredThatCannotBeRead) {
+  write_film("a/0.png", 0);
+  write_film("a/1.png", 255);
+  write_film("b/150.png", 1);
+  const std::string film = read_file(dir_ / "images/b/150.png", 1000);
+  write_file_atomic(dir_ / "images/b/250.png", film.substr(0, film.size() - 20));  // cut off
+  for (const int threads : {0, 1, 4}) {
+    StudySet set = load(many_studies());
+    std::atomic<int> seen = 0;
+    const auto bad = take_out_bad_studies(set, threads, [&] { ++seen; });
+    EXPECT_THAT(bad, ElementsAre(HasSubstr("study '50': "), HasSubstr("study '250': ")));
+    EXPECT_EQ(seen, 300);
+    EXPECT_EQ(set.of(Split::train).size(), 99U);
+    EXPECT_EQ(set.of(Split::train)[50].id, "51");
+    EXPECT_EQ(set.of(Split::val).size(), 100U);
+    EXPECT_EQ(set.of(Split::test).size(), 99U);
+  }
+  const auto error_with = [&](const std::string& annotation) -> std::string {
+    StudySet set = load(annotation);
+    try {
+      take_out_bad_studies(set, 2, {});
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), ErrorKind::data);
+      return e.what();
+    }
+    return "no error";
+  };
+  write_file_atomic(dir_ / "images/b/150.png", "text");
+  EXPECT_EQ(error_with(many_studies()), "no error");  // 3 of 300
+  write_film("a/0.png", 0);
+  write_file_atomic(dir_ / "images/a/1.png", encode_png({1, 40, 1, std::vector<uint8_t>(40)}));
+  EXPECT_THAT(error_with(many_studies()),
+              HasSubstr("those of 300 of 300 are not; the first: study '0': "));
+  EXPECT_THAT(error_with(many_studies()), HasSubstr("sides differ at most 16 times, got 1 x 40"));
+  std::string four = many_studies();
+  const size_t at = four.find("a/1.png");
+  write_film("a/1.png", 255);
+  EXPECT_THAT(error_with(four.replace(at, 7, "c/1.png")), HasSubstr("those of 4 of 300"));
+}
+
 TEST_F(StudiesTest, StacksViewsAndShiftsWords) {
   write_film("a/0.png", 0);
   write_film("a/1.png", 255);
   const auto set = std::make_shared<const StudySet>(load(kGood));
   const auto tokenizer = std::make_shared<const Tokenizer>(set->cleaned_reports(Split::train), 1);
-  const ImageForm form{2, 1, {.5, .5, .5}, {.25, .25, .25}};
+  const ImageForm form{2, 2, 1, {.5, .5, .5}, {.25, .25, .25}};
   const StudyBatches batches(set, Split::train, tokenizer, form, 60);
   const std::vector<int64_t> both = {0, 1};
   const StudyBatch batch = batches.get(both);

@@ -3,7 +3,11 @@
 // evaluation code on four short reports.
 #include <gmock/gmock.h>
 
+#include <cmath>
+#include <thread>
+
 #include "pinion/apps/report/clean_text.h"
+#include "pinion/apps/report/meteor.h"
 #include "pinion/apps/report/text_metrics.h"
 #include "pinion/apps/report/tokenizer.h"
 #include "pinion/kernels/check.h"
@@ -83,6 +87,48 @@ TEST(TextMetrics, MatchThePublicEvaluation) {
   EXPECT_NEAR(cider.corpus, 3.7156435199, 5e-11);
   EXPECT_THAT(cider.segments,
               Pointwise(DoubleNear(5e-9), {5.64087153, 4.97676838, 1.79452189, 2.45041229}));
+}
+
+TEST(TextMetrics, MatchMeteorWithoutItsTables) {
+  for (const MeteorStages stages : {MeteorStages::exact, MeteorStages::exact_stem}) {
+    const Score meteor = meteor_es(four_reports(), stages);
+    EXPECT_NEAR(meteor.corpus, .3955581268, 5e-11);
+    EXPECT_THAT(meteor.segments,
+                Pointwise(DoubleNear(5e-9), {.46126090, .44033179, .29577859, .37801191}));
+  }
+  const auto of = [](const char* hypothesis, std::vector<std::string> references) {
+    return meteor_es({{hypothesis, std::move(references)}}).corpus;
+  };
+  EXPECT_NEAR(of("the cat was sat on the mat", {"the cat sat on the mat"}), .5119556, 5e-8);
+  EXPECT_NEAR(of("heart size is normal .", {"the heart is normal in size ."}), .3691396457784059,
+              1e-15);
+  EXPECT_EQ(of("The T-spine, 4.5 mm.", {"x", "the t spine , 4.5 mm ."}), 1);  // the best of two
+  EXPECT_EQ(of("", {"a b"}), 0);
+  EXPECT_THROW(meteor_es({{"a", {}}}), Error);
+}
+
+TEST(TextMetrics, MeteorTakesStemsForPartOfAMatch) {
+  const std::vector<Pair> pairs = {{"lung clear", {"lungs clear"}},
+                                   {"lungs are clear", {"lungs are clear"}}};
+  const Score exact = meteor_es(pairs, MeteorStages::exact);
+  EXPECT_NEAR(exact.segments[0], .5 * (1 - .6), 1e-15);
+  EXPECT_EQ(exact.segments[1], 1);
+  // Four words match; the chunk of the segment that is right does not count.
+  EXPECT_NEAR(exact.corpus, 2.5 / 3.25 * (1 - .6 * std::pow(.25, .2)), 1e-15);
+  EXPECT_NEAR(meteor_es(pairs).segments[0], (.6 + 1) / 2, 1e-15);
+  // The same word goes before the same stem.
+  EXPECT_NEAR(meteor_es({{"lung", {"lung lungs"}}}).corpus, .4 / 1.85, 1e-15);
+}
+
+TEST(TextMetrics, MeteorIsTheSameOnEveryThread) {
+  const std::vector<Pair> pairs(50, {"lung clear hearts", {"lungs cleared heart"}});
+  const double expected = meteor_es(pairs).corpus;
+  std::vector<double> scores(4);
+  {
+    std::vector<std::jthread> threads;
+    for (double& score : scores) threads.emplace_back([&] { score = meteor_es(pairs).corpus; });
+  }
+  EXPECT_THAT(scores, testing::Each(expected));
 }
 
 TEST(TextMetrics, TakeTheNearestReferenceAndTheBestOverlap) {

@@ -33,15 +33,16 @@ TEST(RunSettings, TheLauncherWinsOverTheProgram) {
   EXPECT_EQ(s.mixed_precision, nn::Precision::fp16);
   EXPECT_EQ(s.gradient_accumulation_steps, 8);
   EXPECT_TRUE(s.cpu);
-  // What launchers export unasked changes nothing.
   s = settings(options, {{"ACCELERATE_MIXED_PRECISION", "no"}, {"ACCELERATE_USE_CPU", "False"}});
-  EXPECT_EQ(s.mixed_precision, nn::Precision::bf16);
+  EXPECT_EQ(s.mixed_precision, nn::Precision::no);
   EXPECT_FALSE(s.cpu);
   EXPECT_EQ(settings({}, {}).mixed_precision, nn::Precision::no);
 }
 
 TEST(RunSettings, ReadsShardingAndClipping) {
   EXPECT_EQ(settings({}, {{"ACCELERATE_DEEPSPEED_ZERO_STAGE", "3"}}).zero_stage, 0);
+  EXPECT_EQ(settings({.zero_stage = 1}, {}).zero_stage, 1);
+  EXPECT_EQ(settings({.zero_stage = 1}, {{"ACCELERATE_USE_DEEPSPEED", "1"}}).zero_stage, 2);
   EXPECT_EQ(settings({}, {{"ACCELERATE_USE_DEEPSPEED", "true"}}).zero_stage, 2);
   const auto deepspeed = settings({}, {{"ACCELERATE_USE_DEEPSPEED", "true"},
                                        {"ACCELERATE_DEEPSPEED_ZERO_STAGE", "3"},

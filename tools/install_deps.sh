@@ -14,6 +14,7 @@ packages=(
   openmpi-bin libopenmpi-dev                 # ranks under mpirun
   libcli11-dev                               # programs: flags
   libpng-dev libjpeg62-turbo-dev             # programs: images
+  libstemmer-dev                             # programs: stems of words
   libgtest-dev libgmock-dev                  # tests
   libbenchmark-dev                           # benchmarks
 )

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// pinion merge-weights: one model.safetensors from a checkpoint whose weights lie in several files.
+// pinion merge-weights: one model.safetensors from a checkpoint, of Pinion's own or of any program
+// whose weights lie in several files.
 #include "pinion/accel/merge_weights.h"
 
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 
+#include "pinion/accel/checkpoint.h"
 #include "pinion/apps/common/program.h"
 #include "pinion/apps/pinion/commands.h"
 #include "pinion/runtime/fs.h"
@@ -23,6 +25,11 @@ int merge_weights_main(int argc, char** argv) {
   if (!to.ends_with(".safetensors")) {
     make_dirs(to);
     to += "/model.safetensors";
+  }
+  if (exists(from + "/MANIFEST.json")) {  // the part that save_state() gives this name
+    accel::merge_part(from, "model", to);
+    print(fmt::format("wrote {}\n", to));
+    return 0;
   }
   const accel::MergedWeights merged = accel::merge_weights(from, to);
   print(fmt::format("wrote {}: {} tensors of {} file{}, {:.1f} MiB\n", to, merged.tensors,

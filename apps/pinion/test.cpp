@@ -4,41 +4,20 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <cstdlib>
 #include <filesystem>
 
 #include "pinion/accel/config.h"
 #include "pinion/accel/self_check.h"
 #include "pinion/apps/common/program.h"
 #include "pinion/apps/pinion/commands.h"
-#include "pinion/dist/local_group.h"
-#include "pinion/dist/shm_group.h"
-#include "pinion/dist/shm_rendezvous.h"
 #include "pinion/dist/world.h"
 
 namespace pinion::apps {
 
 namespace {
 
-std::shared_ptr<dist::ProcessGroup> join(const dist::World& world) {
-  constexpr std::chrono::seconds kPatience{60};
-  if (world.size == 1) return dist::make_local_groups(1).front();
-  PINION_REQUIRE(config, world.local_size == world.size,
-                 "test: expected all ranks on one host, got ", world.local_size, " of ",
-                 world.size);
-  std::shared_ptr<dist::ShmSegment> segment = dist::ShmSegment::from_environment();
-  if (!segment) {
-    const auto variable = [](const char* name) -> const char* {
-      return std::getenv(name);  // NOLINT(concurrency-mt-unsafe)
-    };
-    segment =
-        dist::meet_on_host(dist::rendezvous_name(variable), world.rank, world.size, kPatience);
-  }
-  return dist::make_shm_group(std::move(segment), world.rank, kPatience);
-}
-
 int be_a_rank(const dist::World& world) {
-  const auto group = join(world);
+  const auto group = dist::init_process_group(world, Device{});
   accel::self_check(*group, Device{}, [&](std::string_view line) {
     print(fmt::format("ok: {} ({} rank{}, {})\n", line, group->size(),
                       group->size() == 1 ? "" : "s", group->backend()));

@@ -212,11 +212,12 @@ std::vector<WrittenReport> write_rows(EncoderDecoder& model, const Tensor& encod
       if (!rows[r].live) continue;
       double* logp = next.of(static_cast<int64_t>(r));
       WrittenReport& report = rows[r].report;
+      const std::vector<double> as_said(logp, logp + next.vocabulary());  // by the model itself
       if (o.decoding_constraint && !report.ids.empty()) logp[report.ids.back()] = kNever;
       if (o.block_trigrams) discourage_repeats(logp, report.ids);
       const PhiloxKey key{o.seed, kStream, static_cast<uint64_t>(t)};
       words[r] = choose(logp, next.vocabulary(), choice, uniform01(philox(key, r).v[0]));
-      extend(report, words[r], logp[words[r]]);
+      extend(report, words[r], as_said[static_cast<size_t>(words[r])]);
       rows[r].live = words[r] != kEnd;
       finished = finished && !rows[r].live;
     }

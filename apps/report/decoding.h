@@ -26,7 +26,8 @@ struct DecodingOptions {
 
 struct WrittenReport {
   std::vector<int64_t> ids;           // without the end
-  std::vector<double> probabilities;  // of each, and of the end where there is one
+  std::vector<double> probabilities;  // of each, and of the end if it is there
+                                      // the model's own, whatever the options forbid
   double log_probability = 0;         // the sum of their logarithms
 };
 

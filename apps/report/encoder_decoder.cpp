@@ -87,6 +87,13 @@ Tensor EncoderDecoder::decode(const Tensor& encoded, const Tensor& ids, const Te
   return logit_(x);
 }
 
+Tensor EncoderDecoder::image_attention(const Tensor& encoded, const Tensor& ids) {
+  const Tensor m = memory_ ? remember(embed(ids)) : Tensor();
+  Tensor x = embed(ids);
+  for (size_t i = 0; i + 1 < decoder_layers_.size(); ++i) x = decoder_layers_[i](x, encoded, {}, m);
+  return decoder_layers_.back().image_attention(x, encoded, {}, m);
+}
+
 namespace {
 
 // Rows of x [R, …] by number.

@@ -33,6 +33,9 @@ struct EncoderDecoder : nn::Module {
   Tensor operator()(const Tensor& features, const Tensor& ids, const Tensor& padding) {
     return decode(encode(features), ids, padding);
   }
+  // What the last layer attends to in the image when it has read each word: ids i64 [B,T] without
+  // padding -> f64 [B,T,P] on the CPU, the mean over heads; each row sums to 1.
+  Tensor image_attention(const Tensor& encoded, const Tensor& ids);
   // Decoding word by word: what is known of the rows that are being written.
   struct State {
     std::vector<DecoderLayer::Cache> layers;

@@ -2,10 +2,13 @@
 // Figures from pairs of texts.
 #include "pinion/apps/report/evaluation.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <map>
 #include <set>
 
+#include "pinion/apps/report/meteor.h"
 #include "pinion/kernels/check.h"
 #include "pinion/runtime/log.h"
 
@@ -37,6 +40,7 @@ Figures figures_of(const std::vector<Pair>& pairs) {
   for (size_t n = 0; n < 4; ++n)
     out.values.emplace_back("BLEU_" + std::to_string(n + 1), b.corpus[n]);
   out.values.emplace_back("ROUGE_L", rouge_l(pairs).corpus);
+  out.values.emplace_back("METEOR_es", meteor_es(pairs).corpus);
   out.values.emplace_back("CIDEr", cider_d(pairs).corpus);
   std::set<std::string_view> unique;
   for (const Pair& pair : pairs) unique.insert(pair.hypothesis);
@@ -93,6 +97,20 @@ Controls controls_of(const std::vector<Pair>& pairs,
   }
   out.constant = figures_of(with_hypothesis(pairs, out.constant_report));
   return out;
+}
+
+std::string line_of(const Figures& figures) {
+  std::string line;
+  for (const auto& [name, value] : figures.values)
+    line += name == "unique" ? fmt::format("  {} {:.0f}", name, value)
+                             : fmt::format("  {} {:.3f}", name, value);
+  return line;
+}
+
+std::string text_of(const Figures& written, const Figures& blank, const Controls& controls) {
+  return fmt::format(
+      "  as written      {}\n  shuffled images {}\n  blank images    {}\n  best constant   {}\n",
+      line_of(written), line_of(controls.shuffled), line_of(blank), line_of(controls.constant));
 }
 
 }  // namespace pinion::report

@@ -20,8 +20,8 @@ struct Figures {
   bool has(const std::string& name) const;
 };
 
-// BLEU_1 … BLEU_4, ROUGE_L, CIDEr; unique (different reports among all); and where the true reports
-// are sentences of the synthetic findings, F1 and exact.
+// BLEU_1 … BLEU_4, ROUGE_L, METEOR_es, CIDEr; unique (different reports among all); and where the
+// true reports are sentences of the synthetic findings, F1 and exact.
 Figures figures_of(const std::vector<Pair>& pairs);
 
 // Whether every true report is made of the sentences of findings.h.
@@ -35,5 +35,10 @@ struct Controls {
 // `training_reports` are candidates for the constant one: the 60 most frequent, and 140 others.
 Controls controls_of(const std::vector<Pair>& pairs,
                      const std::vector<std::string>& training_reports);
+
+// For a terminal: "  BLEU_1 0.995  BLEU_2 …", and such a line for each of the four, with what it
+// is.
+std::string line_of(const Figures& figures);
+std::string text_of(const Figures& written, const Figures& blank, const Controls& controls);
 
 }  // namespace pinion::report

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 
 #include "pinion/apps/common/program.h"
+#include "pinion/apps/report/model_folder.h"
 #include "pinion/runtime/log.h"
 
 namespace pinion::report {
@@ -40,6 +41,12 @@ void add_data_flags(CLI::App& app, Options& o) {
       ->check(CLI::PositiveNumber);
   app.add_option("--num_workers", o.num_workers, "threads that make batches")
       ->check(CLI::Range(0, 256));
+  app.add_option("--on_bad_sample", o.on_bad_sample,
+                 "skip: read all images at the start, go on without studies whose images are bad")
+      ->check(CLI::IsMember({"error", "skip"}));
+  app.add_option("--hflip_prob", o.hflip_prob,
+                 "how often a film to train on is mirrored (default: 0.5, of nano 0)")
+      ->check(CLI::Range(0.0, 1.0));
   app.add_option("--batch_size", o.batch_size, "studies of each rank")->check(CLI::PositiveNumber);
 }
 
@@ -100,15 +107,11 @@ void add_run_flags(CLI::App& app, Options& o) {
   app.add_option("--save_period", o.save_period, "epochs between checkpoints")
       ->check(CLI::PositiveNumber);
   app.add_option("--monitor_mode", o.monitor_mode)->check(CLI::IsMember({"min", "max"}));
-  app.add_option("--monitor_metric", o.monitor_metric,
-                 "BLEU_1 … BLEU_4, ROUGE_L, CIDEr, F1 (of the validation split) or loss");
+  app.add_option(
+      "--monitor_metric", o.monitor_metric,
+      "BLEU_1 … BLEU_4, ROUGE_L, METEOR_es, CIDEr, F1 (of the validation split) or loss");
   app.add_option("--early_stop", o.early_stop, "epochs without improvement before the end")
       ->check(CLI::PositiveNumber);
-}
-
-MemoryKind memory_of(const std::string& name) {
-  if (name == "base") return MemoryKind::base;
-  return name == "rm" ? MemoryKind::rm : MemoryKind::rm_mcln;
 }
 
 }  // namespace

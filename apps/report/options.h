@@ -18,6 +18,9 @@ struct Options {
   std::string ann_path = "data/iu_xray/annotation.json";
   std::string dataset_name = "iu_xray";
   int64_t max_seq_length = 60, threshold = 3, num_workers = 2, batch_size = 16;
+  std::string on_bad_sample = "error";  // or "skip"
+  // 0 where left and right matter, since the text is not mirrored. Default: .5, of nano 0.
+  std::optional<double> hflip_prob;
 
   // model
   std::string visual_extractor = "resnet101";
@@ -52,6 +55,7 @@ struct Options {
 
   bool nano() const { return visual_extractor == "nano"; }
   ImageForm image_form() const { return nano() ? ImageForm::nano() : ImageForm(); }
+  Augmentation augmentation() const { return {hflip_prob.value_or(nano() ? 0 : .5), seed}; }
   DatasetName dataset() const {
     return dataset_name == "iu_xray" ? DatasetName::iu_xray : DatasetName::mimic_cxr;
   }

@@ -53,7 +53,7 @@ accel::Table table_of(const RunPage& page) {
 std::string html_of(const RunPage& page) {
   accel::HtmlReport report(page.title, page.subtitle);
   std::vector<std::pair<std::string, std::string>> headline;
-  for (const char* name : {"F1", "exact", "BLEU_4", "ROUGE_L", "CIDEr"})
+  for (const char* name : {"F1", "exact", "BLEU_4", "ROUGE_L", "METEOR_es", "CIDEr"})
     if (page.test.has(name)) headline.emplace_back(name, shown(name, page.test.of(name)));
   report.add_values(headline);
 

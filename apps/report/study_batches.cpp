@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <mutex>
 
+#include "pinion/kernels/philox.h"
 #include "pinion/nn/ops.h"
 
 namespace pinion::report {
@@ -14,12 +15,31 @@ void move_batch(StudyBatch& batch, Device device) {
     *t = t->to(device);
 }
 
+Image in_form(const Image& film, const ImageForm& form) {
+  return resize(with_channels(film, form.channels), form.side, form.side);
+}
+
+Tensor tensor_of(std::span<const Image> films, const ImageForm& form) {
+  Tensor out({static_cast<int64_t>(films.size()), form.side, form.side, form.channels});
+  float* to = out.mut().as<float>();
+  for (const Image& film : films) {
+    const Image scaled = in_form(film, form);
+    for (size_t i = 0; i < scaled.pixels.size(); ++i) {
+      const size_t c = i % static_cast<size_t>(form.channels);
+      *to++ = static_cast<float>((scaled.pixels[i] / 255.0 - form.mean[c]) / form.std[c]);
+    }
+  }
+  return out;
+}
+
 struct StudyBatches::State {
   std::shared_ptr<const StudySet> set;
   Split split;
   std::shared_ptr<const Tokenizer> tokenizer;
   ImageForm form;
-  std::vector<std::vector<int64_t>> ids;  // of each report, with both ends
+  std::optional<Augmentation> augmentation;
+  std::array<std::array<float, 256>, 3> normalised;  // of each channel and 8-bit value
+  std::vector<std::vector<int64_t>> ids;             // of each report, with both ends
 
   std::mutex mutex;  // of the films
   std::vector<std::shared_ptr<const Image>> films;
@@ -32,19 +52,61 @@ struct StudyBatches::State {
     }
     const StudyEntry& entry = set->of(split)[static_cast<size_t>(study)];
     const Image read = with_channels(set->load(entry, view), form.channels);
-    auto film = std::make_shared<const Image>(resize(read, form.side, form.side));
+    int64_t height = form.side, width = form.side;
+    if (augmentation) {
+      const int64_t shorter = std::min(read.height, read.width);
+      height = read.height * form.short_side / shorter;
+      width = read.width * form.short_side / shorter;
+    }
+    auto film = std::make_shared<const Image>(resize(read, height, width));
     const std::lock_guard lock(mutex);
     return films[at] = std::move(film);
+  }
+
+  struct Part {
+    int64_t top = 0, left = 0;
+    bool mirrored = false;
+  };
+  Part draw(const Image& film, int64_t study, int64_t view, int64_t epoch) const {
+    if (!augmentation) return {};
+    constexpr uint32_t kStream = 0x6175676d;  // "augm"
+    const PhiloxKey key{augmentation->seed, kStream, static_cast<uint64_t>(epoch)};
+    const Philox4 words = philox(key, static_cast<uint64_t>(study * set->views() + view));
+    const auto below = [&](int word, int64_t n) {  // from 0 to n - 1, each as often
+      return static_cast<int64_t>((uint64_t{words.v[word]} * static_cast<uint64_t>(n)) >> 32);
+    };
+    return {below(0, film.height - form.side + 1), below(1, film.width - form.side + 1),
+            uniform01(words.v[2]) < augmentation->hflip_prob};
+  }
+
+  // Writes side x side normalised pixels, and says where they end.
+  float* put(const Image& film, const Part& part, float* to) const {
+    const int64_t step = (part.mirrored ? -1 : 1) * film.channels;
+    const int64_t first = part.left + (part.mirrored ? form.side - 1 : 0);
+    for (int64_t y = part.top; y < part.top + form.side; ++y) {
+      const uint8_t* pixel = film.pixels.data() + (y * film.width + first) * film.channels;
+      for (int64_t x = 0; x < form.side; ++x, pixel += step)
+        for (size_t c = 0; c < static_cast<size_t>(film.channels); ++c)
+          *to++ = normalised[c][pixel[c]];
+    }
+    return to;
   }
 };
 
 StudyBatches::StudyBatches(std::shared_ptr<const StudySet> set, Split split,
                            std::shared_ptr<const Tokenizer> tokenizer, const ImageForm& form,
-                           int64_t max_length)
+                           int64_t max_length, std::optional<Augmentation> augmentation)
     : state_(std::make_shared<State>()) {
   PINION_REQUIRE(usage, max_length >= 2, "--max_seq_length: expected at least 2, got ", max_length);
   state_->split = split;
+  PINION_CHECK(form.short_side >= form.side, "StudyBatches: expected short_side of at least side, ",
+               form.side, ", got ", form.short_side);
   state_->form = form;
+  state_->augmentation = augmentation;
+  for (size_t c = 0; c < 3; ++c)
+    for (size_t v = 0; v < 256; ++v)
+      state_->normalised[c][v] =
+          static_cast<float>((static_cast<double>(v) / 255.0 - form.mean[c]) / form.std[c]);
   for (const std::string& report : set->cleaned_reports(split))
     state_->ids.push_back(tokenizer->encode(report, max_length));
   state_->films.resize(set->of(split).size() * static_cast<size_t>(set->views()));
@@ -62,7 +124,7 @@ std::string StudyBatches::reference(int64_t study) const {
   return state_->tokenizer->decode(std::span(state_->ids[static_cast<size_t>(study)]).subspan(1));
 }
 
-StudyBatch StudyBatches::get(std::span<const int64_t> indices) const {
+StudyBatch StudyBatches::get(std::span<const int64_t> indices, int64_t epoch) const {
   const ImageForm& form = state_->form;
   const int64_t views = state_->set->views();
   const auto batch = static_cast<int64_t>(indices.size());
@@ -74,10 +136,7 @@ StudyBatch StudyBatches::get(std::span<const int64_t> indices) const {
   for (int64_t view = 0; view < views; ++view)
     for (const int64_t study : indices) {
       const auto film = state_->film(study, view);
-      for (size_t i = 0; i < film->pixels.size(); ++i) {
-        const size_t c = i % static_cast<size_t>(form.channels);
-        *to++ = static_cast<float>((film->pixels[i] / 255.0 - form.mean[c]) / form.std[c]);
-      }
+      to = state_->put(*film, state_->draw(*film, study, view, epoch), to);
     }
 
   size_t longest = 0;

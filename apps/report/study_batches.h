@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "pinion/apps/report/study_set.h"
@@ -28,21 +29,36 @@ void move_batch(StudyBatch& batch, Device device);
 
 struct ImageForm {
   int64_t side = 224;
+  int64_t short_side = 256;  // of a film of which a random part is cut out
   int64_t channels = 3;
   std::array<double, 3> mean = {.485, .456, .406}, std = {.229, .224, .225};  // of ImageNet
-  static ImageForm nano() { return {64, 1, {.5, .5, .5}, {.25, .25, .25}}; }
+  static ImageForm nano() { return {64, 64, 1, {.5, .5, .5}, {.25, .25, .25}}; }
 };
 
+// Films changed at random, each view of a study on its own: scaled until the short side is
+// ImageForm::short_side, a part of side x side cut out at any place, mirrored or not. What becomes
+// of a view is a function of (seed, epoch, study, view).
+struct Augmentation {
+  double hflip_prob = .5;
+  uint64_t seed = 0;
+};
+
+// A film in the size and channels of the form.
+Image in_form(const Image& film, const ImageForm& form);
+// Films of any size -> f32 [n,H,W,channels], as the model takes them.
+Tensor tensor_of(std::span<const Image> films, const ImageForm& form);
+
 // A data set in the sense of accel/data_set.h. Films are kept in memory once they were read and
-// resized, 8 bits a value.
+// resized, 8 bits a value. Without augmentation they are scaled to side x side, whatever their
+// form.
 class StudyBatches {
  public:
   StudyBatches(std::shared_ptr<const StudySet> set, Split split,
                std::shared_ptr<const Tokenizer> tokenizer, const ImageForm& form,
-               int64_t max_length);
+               int64_t max_length, std::optional<Augmentation> augmentation = {});
 
   int64_t size() const;
-  StudyBatch get(std::span<const int64_t> indices) const;
+  StudyBatch get(std::span<const int64_t> indices, int64_t epoch = 0) const;
   const std::vector<StudyEntry>& studies() const;
   // What the metrics compare with: the report as the tokenizer gives it back, cut to max_length.
   std::string reference(int64_t study) const;

@@ -4,8 +4,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <thread>
 
 #include "pinion/runtime/json.h"
 #include "pinion/runtime/log.h"
@@ -21,6 +26,7 @@ namespace {
 
 constexpr int64_t kMaxAnnotationBytes = int64_t{1} << 30;
 constexpr size_t kMaxProblems = 20;
+constexpr int64_t kMaxAspect = 16;  // scaled to a given short side, a film is not long without end
 
 // A relative path that stays where it begins.
 bool stays_below(const std::string& path) {
@@ -130,10 +136,81 @@ std::vector<std::string> StudySet::cleaned_reports(Split split) const {
 Image StudySet::load(const StudyEntry& study, int64_t view) const {
   const std::string& name = study.images[static_cast<size_t>(view)];
   try {
-    return load_image(image_dir + "/" + name);
+    Image image = load_image(image_dir + "/" + name);
+    const auto [shorter, longer] = std::minmax(image.height, image.width);
+    PINION_REQUIRE(data, longer <= kMaxAspect * shorter, image_dir, "/", name,
+                   ": expected a film whose sides differ at most ", kMaxAspect, " times, got ",
+                   image.height, " x ", image.width);
+    return image;
   } catch (const Error& e) {
     fail(e.kind(), {"study ", quoted(study.id, 64), ": ", e.what()});
   }
+}
+
+namespace {
+
+// What is wrong with the images of a study; "" when nothing is. Errors that are not the image's,
+// memory that runs out say, are thrown on.
+std::string fault_of(const StudySet& set, const StudyEntry& study) {
+  try {
+    for (int64_t view = 0; view < set.views(); ++view) set.load(study, view);
+  } catch (const Error& e) {
+    if (e.kind() != ErrorKind::data && e.kind() != ErrorKind::missing && e.kind() != ErrorKind::io)
+      throw;
+    return e.what();
+  }
+  return {};
+}
+
+}  // namespace
+
+std::vector<std::string> take_out_bad_studies(StudySet& set, int threads,
+                                              const std::function<void()>& on_study) {
+  std::vector<const StudyEntry*> studies;
+  for (const auto& split : set.splits)
+    for (const StudyEntry& study : split) studies.push_back(&study);
+  std::vector<std::string> faults(studies.size());
+  std::atomic<size_t> next = 0;
+  std::mutex mutex;  // of what follows
+  std::exception_ptr error;
+  {
+    std::vector<std::jthread> crew;
+    for (int i = 0; i < std::max(1, threads); ++i)
+      crew.emplace_back([&] {
+        try {
+          for (size_t at = next++; at < studies.size(); at = next++) {
+            faults[at] = fault_of(set, *studies[at]);
+            const std::lock_guard lock(mutex);
+            if (on_study) on_study();
+          }
+        } catch (...) {
+          next = studies.size();
+          const std::lock_guard lock(mutex);
+          error = std::current_exception();
+        }
+      });
+  }
+  if (error) std::rethrow_exception(error);
+
+  std::vector<std::string> bad;
+  size_t at = 0;
+  for (auto& split : set.splits) {
+    std::vector<StudyEntry> good;
+    for (StudyEntry& study : split) {
+      const std::string& fault = faults[at++];
+      if (fault.empty())
+        good.push_back(std::move(study));
+      else
+        bad.push_back(fault);
+    }
+    split = std::move(good);
+  }
+  PINION_REQUIRE(
+      data, static_cast<double>(bad.size()) <= kMaxBadShare * static_cast<double>(at),
+      set.image_dir,
+      ": expected the images of at least 99 % of the studies to be readable, but those of ",
+      bad.size(), " of ", at, " are not; the first: ", bad.empty() ? "" : bad.front());
+  return bad;
 }
 
 StudySet load_studies(const std::string& annotation_path, const std::string& image_dir,

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -40,5 +41,13 @@ struct StudySet {
 // id that occurs twice, an empty report, a path that leaves the image folder, too few images.
 StudySet load_studies(const std::string& annotation_path, const std::string& image_dir,
                       DatasetName dataset);
+
+// Takes out the studies of which a used image cannot be read, and says for each what is wrong. All
+// images are read, by `threads` threads, which call `on_study` after each study: every rank that
+// sees the same files takes out the same. Throws Error (data) when these are more than
+// kMaxBadShare of all studies, with the first of them.
+inline constexpr double kMaxBadShare = 0.01;
+std::vector<std::string> take_out_bad_studies(StudySet& set, int threads,
+                                              const std::function<void()>& on_study);
 
 }  // namespace pinion::report

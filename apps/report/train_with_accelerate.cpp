@@ -12,8 +12,8 @@
 #include "pinion/accel/signals.h"
 #include "pinion/apps/common/program.h"
 #include "pinion/apps/report/evaluation.h"
+#include "pinion/apps/report/model_folder.h"
 #include "pinion/apps/report/options.h"
-#include "pinion/apps/report/report_model.h"
 #include "pinion/apps/report/run_page.h"
 #include "pinion/nn/init.h"
 #include "pinion/nn/weights.h"
@@ -31,17 +31,20 @@ namespace {
 using Net = accel::AcceleratedModel<ReportModel>;
 using Loader = accel::AcceleratedLoader<StudyBatches>;
 
-// What a checkpoint keeps beside model, optimizer and loader: the best so far, and the vocabulary,
-// without which the numbers of words mean nothing.
+// What a checkpoint keeps beside model, optimizer and loader: the best so far, the epoch's loss so
+// far, and the vocabulary, without which the numbers of words mean nothing.
 struct RunState final : accel::Checkpointable {
   std::string vocabulary;
   double best = 0;
+  double loss_sum = 0, loss_words = 0;  // of this rank, in the epoch that is under way
   int64_t best_epoch = 0, not_improved = 0;
 
   accel::State state() override {
     accel::State out;
     out.put("vocabulary", vocabulary);
     out.put("best", best);
+    out.put("loss_sum", loss_sum);
+    out.put("loss_words", loss_words);
     out.put("best_epoch", best_epoch);
     out.put("not_improved", not_improved);
     return out;
@@ -53,6 +56,8 @@ struct RunState final : accel::Checkpointable {
                    std::count(from.text("vocabulary").begin(), from.text("vocabulary").end(), '\n'),
                    " there)");
     best = from.real("best");
+    loss_sum = from.real("loss_sum");
+    loss_words = from.real("loss_words");
     best_epoch = from.integer("best_epoch");
     not_improved = from.integer("not_improved");
   }
@@ -145,21 +150,13 @@ std::vector<Pair> write_split(accel::Accelerator& accelerator, const Net& net, c
   return pairs;
 }
 
-std::string line_of(const Figures& figures) {
-  std::string line;
-  for (const auto& [name, value] : figures.values)
-    line += name == "unique" ? fmt::format("  {} {:.0f}", name, value)
-                             : fmt::format("  {} {:.3f}", name, value);
-  return line;
-}
-
 // One run: everything that its parts share.
 class Run {
  public:
   explicit Run(const Options& o)
       : o_(o),
         accelerator_(accelerator_options(o)),
-        set_(std::make_shared<const StudySet>(load_studies(o.ann_path, o.image_dir, o.dataset()))),
+        set_(std::make_shared<const StudySet>(usable_studies())),
         tokenizer_(
             std::make_shared<const Tokenizer>(set_->cleaned_reports(Split::train), o.threshold)),
         train_(batches(Split::train)),
@@ -213,8 +210,28 @@ class Run {
   }
 
  private:
+  StudySet usable_studies() {
+    StudySet set = load_studies(o_.ann_path, o_.image_dir, o_.dataset());
+    if (o_.on_bad_sample == "error") return set;
+    int64_t studies = 0;
+    for (const auto& split : set.splits) studies += static_cast<int64_t>(split.size());
+    std::optional<accel::Progress> bar;
+    if (accelerator_.is_main_process()) bar.emplace("Reading all images", studies);
+    const std::vector<std::string> bad =
+        take_out_bad_studies(set, static_cast<int>(o_.num_workers), [&] {
+          if (bar) bar->step();
+        });
+    if (bar) bar->finish();
+    for (size_t i = 0; i < std::min<size_t>(bad.size(), 5); ++i)
+      accelerator_.print("Skipped " + bad[i]);
+    accelerator_.print(
+        fmt::format("Skipped {} of {} studies, whose images cannot be read", bad.size(), studies));
+    return set;
+  }
   StudyBatches batches(Split split) const {
-    return {set_, split, tokenizer_, o_.image_form(), o_.max_seq_length};
+    std::optional<Augmentation> augmentation;
+    if (split == Split::train) augmentation = o_.augmentation();
+    return {set_, split, tokenizer_, o_.image_form(), o_.max_seq_length, augmentation};
   }
   accel::LoaderOptions loader_options(bool shuffle) const {
     return {.batch_size = o_.batch_size,
@@ -232,7 +249,7 @@ class Run {
     std::optional<accel::Progress> bar;
     if (accelerator_.is_main_process())
       bar.emplace(fmt::format("Epoch {}/{}", epoch + 1, o_.epochs), loader.batches());
-    double sum = 0, words = 0;
+    double &sum = state_.loss_sum, &words = state_.loss_words;
     for (StudyBatch& batch : loader) {
       const auto micro_batch = accelerator_.accumulate(net);
       const double weight = weigh_rows(batch, loader.real_rows());
@@ -254,6 +271,7 @@ class Run {
             .to({})
             .values<double>();
     const double loss = sums[0] / sums[1];
+    sum = words = 0;
     PINION_REQUIRE(non_finite, std::isfinite(loss), "training: expected a finite loss, got ", loss,
                    " in epoch ", epoch + 1, " (smaller --lr_ve and --lr_ed may help)");
     return loss;
@@ -273,6 +291,11 @@ class Run {
     if (better) {
       state_.best = value, state_.best_epoch = epoch + 1;
       accelerator_.save_model(net, best_dir());
+      accelerator_.on_main_process([&] {
+        describe_model(best_dir(),
+                       {o_.visual_extractor, set_->views(), o_.transformer, o_.decoding},
+                       *tokenizer_);
+      });
     }
     if (better || (epoch + 1) % o_.save_period == 0) accelerator_.save_state({}, better);
   }
@@ -290,17 +313,14 @@ class Run {
     std::vector<Pair> blank = pairs;
     for (Pair& pair : blank) pair.hypothesis = page.blank_report;
     page.blank = figures_of(blank);
-    accelerator_.print(fmt::format(
-        "\nBest: epoch {}, val {} {:.4f}. Test:\n  as written      {}\n  shuffled images {}\n"
-        "  blank images    {}\n  best constant   {}",
-        state_.best_epoch, o_.monitor_metric, state_.best, line_of(page.test),
-        line_of(page.controls.shuffled), line_of(page.blank), line_of(page.controls.constant)));
+    accelerator_.print(fmt::format("\nBest: epoch {}, val {} {:.4f}. Test:\n{}", state_.best_epoch,
+                                   o_.monitor_metric, state_.best,
+                                   text_of(page.test, page.blank, page.controls)));
     for (size_t i = 0; i < std::min<size_t>(2, pairs.size()); ++i)
       accelerator_.print(fmt::format("\n{}\n  true:    {}\n  written: {}", test_.studies()[i].id,
                                      pairs[i].references.front(), pairs[i].hypothesis));
     accelerator_.end_training();
     accelerator_.on_main_process([&] {
-      write_file_atomic(best_dir() + "/vocabulary.txt", state_.vocabulary);
       record(page.test);
       write_page(page, pairs, (*net).parameter_count());
     });

@@ -2,6 +2,8 @@
 // Constructors, calls and names.
 #include "pinion/apps/report/transformer.h"
 
+#include <cmath>
+
 #include "pinion/nn/init.h"
 #include "pinion/runtime/graph.h"
 
@@ -36,6 +38,33 @@ Tensor Attention::attend(const Tensor& query, const Tensor& keys, const Tensor& 
                          const nn::AttentionOptions& options) const {
   const Tensor y = nn::attention(split(linears[0](query)), keys, values, options);
   return linears[3](nn::reshape(y, query.shape()));
+}
+
+Tensor Attention::probabilities(const Tensor& query, const Tensor& keys) const {
+  const auto on_host = [](const Tensor& x) {
+    return nn::cast(x.detach().to(Device()), DType::f64).values<double>();
+  };
+  const std::vector<double> q = on_host(split(linears[0](query))), k = on_host(keys);
+  const int64_t batch = query.size(0), tq = query.size(1), tk = keys.size(1);
+  const int64_t width = query.size(2), d = width / heads_;
+  std::vector<double> out(static_cast<size_t>(batch * tq * tk)), row(static_cast<size_t>(tk));
+  for (int64_t i = 0; i < batch * tq * heads_; ++i) {  // rows of q, a head each
+    const int64_t token = i / heads_, b = token / tq, head = i % heads_;
+    double sum = 0;
+    for (int64_t j = 0; j < tk; ++j) {
+      double score = 0;
+      for (int64_t c = 0; c < d; ++c)
+        score += q[static_cast<size_t>(i * d + c)] *
+                 k[static_cast<size_t>((b * tk + j) * width + head * d + c)];
+      row[static_cast<size_t>(j)] = score / std::sqrt(static_cast<double>(d));
+    }
+    const double most = *std::max_element(row.begin(), row.end());
+    for (double& r : row) sum += r = std::exp(r - most);
+    for (int64_t j = 0; j < tk; ++j)
+      out[static_cast<size_t>(token * tk + j)] +=
+          row[static_cast<size_t>(j)] / sum / static_cast<double>(heads_);
+  }
+  return Tensor::of(out, {batch, tq, tk});
 }
 
 void Attention::fields(nn::Fields& f) {
@@ -123,6 +152,12 @@ Tensor DecoderLayer::operator()(Tensor x, const Tensor& encoded, const Tensor& k
   x = sublayer[0](x, m, [&](const Tensor& h) { return self_attn(h, h, key_padding_mask, true); });
   x = sublayer[1](x, m, [&](const Tensor& h) { return src_attn(h, encoded); });
   return sublayer[2](x, m, feed_forward);
+}
+
+Tensor DecoderLayer::image_attention(Tensor x, const Tensor& encoded,
+                                     const Tensor& key_padding_mask, const Tensor& m) {
+  x = sublayer[0](x, m, [&](const Tensor& h) { return self_attn(h, h, key_padding_mask, true); });
+  return src_attn.probabilities(sublayer[1].norm(x, m), src_attn.keys(encoded));
 }
 
 DecoderLayer::Cache DecoderLayer::start(const Tensor& encoded) const {

@@ -26,6 +26,9 @@ struct Attention : nn::Module {
   Tensor values(const Tensor& memory) const { return split(linears[2](memory)); }
   Tensor attend(const Tensor& query, const Tensor& keys, const Tensor& values,
                 const nn::AttentionOptions& options = {}) const;
+  // How much each query attends to each place, the mean over heads: softmax(q k^T / sqrt(d)), as
+  // f64 [B,Tq,Tk] on the CPU. To look at, not to train with.
+  Tensor probabilities(const Tensor& query, const Tensor& keys) const;
   void fields(nn::Fields& f) override;
 
  private:
@@ -99,6 +102,9 @@ struct DecoderLayer : nn::Module {
   // x [B,T,C] attends to itself, causally, and to encoded [B,P,C]; m [B,T,memory] or undefined.
   Tensor operator()(Tensor x, const Tensor& encoded, const Tensor& key_padding_mask,
                     const Tensor& m);
+  // The same, as far as what the words of x attend to in encoded: f64 [B,T,P].
+  Tensor image_attention(Tensor x, const Tensor& encoded, const Tensor& key_padding_mask,
+                         const Tensor& m);
   // What one row of x needs of the words before it and of the image.
   struct Cache {
     Tensor keys, values;              // [B,t,H,d] of the words so far; undefined before the first

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+// The programs of the report generator as their users meet them: make_cxr, train_with_accelerate
+// plain, under `pinion launch`, stopped and resumed, and generate on films of all kinds.
+#include <gmock/gmock.h>
+#include <signal.h>
+
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <thread>
+
+#include "pinion/runtime/json.h"
+#include "pinion/tests/image_testing.h"
+#include "pinion/tests/program_testing.h"
+
+namespace pinion::report {
+namespace {
+
+using testing::HasSubstr;
+
+class ReportPrograms : public ProgramTest {
+ protected:
+  static std::string program(const char* name) { return std::string(PINION_BINARY_DIR "/") + name; }
+
+  void SetUp() override {
+    const Result made = run({program("make_cxr"), "--output_dir=" + dir_ / "cxr", "--studies", "24",
+                             "8", "8", "--size=64"});
+    ASSERT_EQ(made.code, 0) << made.err;
+  }
+
+  std::vector<std::string> command(const std::string& name,
+                                   const std::vector<std::string>& more) const {
+    std::vector<std::string> all = {program("train_with_accelerate"),
+                                    "--preset=nano",
+                                    "--cpu",
+                                    "--image_dir=" + dir_ / "cxr/images",
+                                    "--ann_path=" + dir_ / "cxr/annotation.json",
+                                    "--save_dir=" + dir_ / name,
+                                    "--record_dir=" + dir_ / "records",
+                                    "--monitor_metric=loss",
+                                    "--monitor_mode=min"};
+    for (const std::string& flag : more)  // may be given once only
+      std::erase_if(all,
+                    [&](const auto& a) { return a.starts_with(flag.substr(0, flag.find('='))); });
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+  Result train(const std::string& name, const std::vector<std::string>& more) const {
+    return run(command(name, more));
+  }
+  // The training loss of each epoch.
+  std::vector<double> losses(const std::string& name) const {
+    std::vector<double> out;
+    std::string line;
+    for (std::istringstream in(text(name + "/metrics.jsonl")); std::getline(in, line);) {
+      const auto record = parse_json(line, name);
+      if (record.contains("loss")) out.push_back(record["loss"].get<double>());
+    }
+    return out;
+  }
+  Result generate(const std::string& model, const std::vector<std::string>& films) const {
+    std::vector<std::string> all = {program("generate"), "--cpu", "--checkpoint=" + dir_ / model,
+                                    "--attention=" + dir_ / "attention.png", "--images"};
+    for (const std::string& film : films) all.push_back(dir_ / film);
+    return run(all);
+  }
+
+  static constexpr const char* kFrontal = "cxr/images/test00003/0.png";
+  static constexpr const char* kLateral = "cxr/images/test00003/1.png";
+};
+
+TEST_F(ReportPrograms, TrainsOnOneRankAndOnTwo) {
+  const Result plain = train("plain", {"--epochs=2", "--batch_size=8"});
+  ASSERT_EQ(plain.code, 0) << plain.err;
+  EXPECT_THAT(plain.out, HasSubstr("24 studies to train on, 8 and 8 to test"));
+  EXPECT_THAT(plain.out, HasSubstr("shuffled images"));
+  for (const char* file : {"plain/report.html", "plain/model_best/vocabulary.txt",
+                           "plain/model_best/model.json", "records/iu_xray.csv"})
+    EXPECT_TRUE(exists(dir_ / file)) << file;
+
+  // What eval says of the best model is what training said.
+  const std::string table = plain.out.substr(plain.out.find("  as written"));
+  const Result eval = run({program("eval"), "--cpu", "--checkpoint=" + dir_ / "plain/model_best",
+                           "--image_dir=" + dir_ / "cxr/images",
+                           "--ann_path=" + dir_ / "cxr/annotation.json", "--batch_size=3"});
+  ASSERT_EQ(eval.code, 0) << eval.err;
+  EXPECT_EQ(eval.out, "8 studies of the split test\n" +
+                          table.substr(0, table.find('\n', table.find("best constant")) + 1));
+
+  std::vector<std::string> launched = {program("pinion"), "launch", "--cpu", "--num_processes=2"};
+  const auto rest = command("ranks", {"--epochs=2", "--batch_size=4"});
+  launched.insert(launched.end(), rest.begin(), rest.end());
+  const Result ranks = run(launched);
+  ASSERT_EQ(ranks.code, 0) << ranks.err;
+  EXPECT_THAT(ranks.out, HasSubstr("2 ranks on cpu"));
+  const auto one = losses("plain"), two = losses("ranks");
+  ASSERT_EQ(one.size(), 2U);
+  ASSERT_EQ(two.size(), 2U);
+  EXPECT_LT(one[1], one[0] - 0.1);
+  EXPECT_LT(two[1], two[0] - 0.1);
+  // The same global batches from the same weights; only the batch statistics are of each rank.
+  EXPECT_NEAR(one[0], two[0], 0.1);
+}
+
+TEST_F(ReportPrograms, ResumesAsIfItHadNotStopped) {
+  const std::vector<std::string> epochs = {"--epochs=4", "--batch_size=2"};
+  ASSERT_EQ(train("whole", epochs).code, 0);
+  const pid_t child = start(command("parts", epochs));
+  while (text("stdout").find("Epoch 2/4") == std::string::npos)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  kill(child, SIGTERM);
+  const Result stopped = wait(child);
+  EXPECT_EQ(stopped.code, 75) << stopped.err;
+  const Result rest = train("parts", {"--epochs=4", "--batch_size=2", "--resume"});
+  ASSERT_EQ(rest.code, 0) << rest.err;
+  EXPECT_THAT(rest.out, testing::Not(HasSubstr("Epoch 2/4")));
+  EXPECT_EQ(text("whole/metrics.jsonl"), text("parts/metrics.jsonl"));
+  EXPECT_EQ(text("whole/model_best/model.safetensors"), text("parts/model_best/model.safetensors"));
+}
+
+TEST_F(ReportPrograms, BadInputIsNamed) {
+  struct Case {
+    std::vector<std::string> flags;
+    int code;
+    const char* text;
+  };
+  for (const Case& c : {Case{{"--d_model=30"}, 64, "expected a divisor of the width 30, got 4"},
+                        Case{{"--visual_extractor=vgg"}, 64, "--visual_extractor: expected"},
+                        Case{{"--ann_path=/none.json"}, 66, "/none.json"},
+                        Case{{"--monitor_metric=BLEU_9", "--epochs=1"}, 64, "BLEU_9"}}) {
+    const Result result = train("bad", c.flags);
+    EXPECT_EQ(result.code, c.code) << c.text;
+    EXPECT_THAT(result.err, HasSubstr(c.text));
+  }
+  const std::string film = "cxr/images/train00005/1.png", whole = text(film);
+  write_file_atomic(dir_ / film, whole.substr(0, whole.size() / 2));
+  const Result corrupt = train("bad", {"--epochs=1"});
+  EXPECT_EQ(corrupt.code, 65);
+  EXPECT_THAT(corrupt.err, HasSubstr("train00005"));
+  remove_file(dir_ / film);
+  const Result missing = train("bad", {"--epochs=1"});
+  EXPECT_EQ(missing.code, 66);
+  EXPECT_THAT(missing.err, HasSubstr("train00005/1.png"));
+}
+
+TEST_F(ReportPrograms, WritesReportsOfAnyFilms) {
+  const Result trained = train("run", {"--epochs=6", "--batch_size=4", "--sample_method=greedy"});
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  const Image film = decode_image(text(kFrontal), kFrontal);
+  Image rotated{film.width, film.height, 1, {}};
+  for (int64_t y = 0; y < rotated.height; ++y)
+    for (int64_t x = 0; x < rotated.width; ++x)
+      rotated.pixels.push_back(
+          film.pixels[static_cast<size_t>((film.height - 1 - x) * film.width + y)]);
+  std::vector<uint8_t> wide;  // 16 bits of the same value are the same grey
+  for (const uint8_t pixel : film.pixels) wide.insert(wide.end(), {pixel, pixel});
+  write_file_atomic(dir_ / "rotated.png", encode_png(rotated));
+  write_file_atomic(dir_ / "wide.png", png_of(PNG_COLOR_TYPE_GRAY, 16, film.height, wide));
+  write_file_atomic(dir_ / "large.jpg", jpeg_of(resize(with_channels(film, 3), 700, 500), true));
+
+  const Result plain = generate("run/model_best", {kFrontal, kLateral});
+  ASSERT_EQ(plain.code, 0) << plain.err;
+  EXPECT_THAT(plain.out, testing::StartsWith("Report: "));
+  EXPECT_THAT(plain.out, HasSubstr("probability"));
+  EXPECT_EQ(generate("run/model_best", {"wide.png", kLateral}).out, plain.out);
+  for (const char* other : {"rotated.png", "large.jpg"}) {
+    remove_file(dir_ / "attention.png");
+    const Result result = generate("run/model_best", {other, kLateral});
+    EXPECT_EQ(result.code, 0) << other << ": " << result.err;
+    EXPECT_THAT(result.out, testing::StartsWith("Report: "));
+    const Image picture = decode_image(text("attention.png"), "attention.png");
+    EXPECT_EQ(picture.width, 2 * 192 + 4);
+    EXPECT_EQ(picture.height % 196, 192);
+  }
+}
+
+TEST_F(ReportPrograms, GenerateRefusesWhatDoesNotFit) {
+  ASSERT_EQ(train("run", {"--epochs=1"}).code, 0);
+  const Result alone = generate("run/model_best", {kFrontal});
+  EXPECT_EQ(alone.code, 64);
+  EXPECT_THAT(alone.err, HasSubstr("expected 2 images, one of each view, got 1"));
+  EXPECT_EQ(generate("run/model_best", {kFrontal, "none.png"}).code, 66);
+  EXPECT_EQ(generate("run/model_best", {kFrontal, "cxr/annotation.json"}).code, 65);
+  EXPECT_EQ(generate("run", {kFrontal, kLateral}).code, 66);
+  EXPECT_FALSE(exists(dir_ / "attention.png"));
+
+  const std::string words = text("run/model_best/vocabulary.txt");
+  write_file_atomic(dir_ / "run/model_best/vocabulary.txt", words + "zz\n");
+  const Result more = generate("run/model_best", {kFrontal, kLateral});
+  EXPECT_EQ(more.code, 80);
+  EXPECT_THAT(more.err, HasSubstr("run/model_best"));
+  write_file_atomic(dir_ / "run/model_best/vocabulary.txt", words);
+  const std::string settings = text("run/model_best/model.json");
+  for (const auto& [key, value] : std::map<std::string, nlohmann::json>{{"num_heads", 5},
+                                                                        {"d_model", 1e300},
+                                                                        {"d_ff", -1},
+                                                                        {"visual_extractor", "vgg"},
+                                                                        {"model", "lstm"},
+                                                                        {"sample_method", 3}}) {
+    auto json = nlohmann::json::parse(settings);
+    json[key] = value;
+    write_file_atomic(dir_ / "run/model_best/model.json", json.dump());
+    const Result result = generate("run/model_best", {kFrontal, kLateral});
+    EXPECT_EQ(result.code, 80) << key << ": " << result.err;
+  }
+}
+
+}  // namespace
+}  // namespace pinion::report
