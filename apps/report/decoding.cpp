@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Beam search as the published code does it, but for the steps that cannot change its result.
+// Beam search as the published code does it, but for the steps that cannot change its result; and
+// words taken one by one.
 #include "pinion/apps/report/decoding.h"
 
 #include <algorithm>
@@ -10,7 +11,6 @@
 #include <optional>
 
 #include "pinion/kernels/philox.h"
-#include "pinion/nn/amp.h"
 #include "pinion/runtime/autograd.h"
 #include "pinion/runtime/log.h"
 
@@ -187,7 +187,7 @@ int64_t choose(const double* logp, int64_t vocabulary, const Choice& choice, flo
   return order[count - 1];
 }
 
-// log 2 off a word for each time that it followed the last two words before.
+// 2 log 2 off a word for each time that it followed the last two words before.
 void discourage_repeats(double* logp, const std::vector<int64_t>& ids) {
   constexpr double kCost = 0.693 * 2;
   const size_t n = ids.size();

@@ -18,7 +18,7 @@ struct DecodingOptions {
   int64_t max_length = 60;  // words, the end included
   double temperature = 1;
   bool decoding_constraint = false;  // no word twice in a row
-  // A word that would repeat three words costs log 2 for each time it did; not in beam search, as
+  // A word that would repeat three words costs 2 log 2 for each time it did; not in beam search, as
   // in the published code.
   bool block_trigrams = true;
   uint64_t seed = 0;  // of words drawn by chance

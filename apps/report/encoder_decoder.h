@@ -9,7 +9,7 @@
 namespace pinion::report {
 
 // What the decoder knows of the words before: nothing but attention, a relational memory that is
-// added to the last layer's result, or one that conditions the decoder's norms (R2Gen).
+// set beside the last layer's result, or one that conditions the decoder's norms (R2Gen).
 enum class MemoryKind : unsigned char { base, rm, rm_mcln };
 
 struct TransformerOptions {
