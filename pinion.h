@@ -3,7 +3,7 @@
 // optimizers and data loading. Cheap to include; single headers can be included as well.
 #pragma once
 
-#include "pinion/accel/data_loader.h"
+#include "pinion/accel/data/data_loader.h"
 #include "pinion/nn/amp.h"
 #include "pinion/nn/attention.h"
 #include "pinion/nn/init.h"

@@ -8,7 +8,7 @@
 #include <mutex>
 
 #include "pinion/accel/rank_talk.h"
-#include "pinion/accel/tensorboard.h"
+#include "pinion/accel/track/tensorboard.h"
 #include "pinion/nn/weights.h"
 #include "pinion/runtime/autograd.h"
 #include "pinion/runtime/fs.h"

@@ -24,12 +24,12 @@
 #include <tuple>
 #include <vector>
 
-#include "pinion/accel/checkpoint.h"
+#include "pinion/accel/checkpoint/checkpoint.h"
 #include "pinion/accel/executable_batch_size.h"
 #include "pinion/accel/gather.h"
 #include "pinion/accel/prepared.h"
-#include "pinion/accel/profile.h"
-#include "pinion/accel/tracker.h"
+#include "pinion/accel/track/profile.h"
+#include "pinion/accel/track/tracker.h"
 
 namespace pinion::accel {
 
@@ -231,7 +231,7 @@ class Accelerator {
   void set_even_batches(bool even) { conductor_->set_even_batches(even); }
   // While the scope lasts, every sample is seen once even where ranks do not divide the data.
   // (Ranks always have equally many batches, so nothing needs joining; see even_batches in
-  // accel/shard.h.)
+  // accel/data/shard.h.)
   template <class... M>
   auto join_uneven_inputs(const M&...) {
     const bool before = even_batches();
@@ -254,9 +254,9 @@ class Accelerator {
 
   // --- the whole run: everything prepared, random numbers, positions, micro-batches [all] ---
   // A checkpoint of after the last optimizer update, in a directory of its own under `root` (that
-  // of options().checkpoints unless it is given; accel/checkpoint.h says how); returns its path.
-  // prepare() comes first. A run that loads one and goes on is bit by bit the run that did not
-  // stop.
+  // of options().checkpoints unless it is given; accel/checkpoint/checkpoint.h says how); returns
+  // its path. prepare() comes first. A run that loads one and goes on is bit by bit the run that
+  // did not stop.
   std::string save_state(const std::string& root = {}, bool best = false);
   // Loads this checkpoint, or the newest good one under this root. Error (checkpoint) for none.
   void load_state(const std::string& path = {});
@@ -285,7 +285,7 @@ class Accelerator {
   void end_training();                           // [all] closes them
 
   // While what it gives lives, every rank records where its time goes, and then writes it to
-  // profile_<rank>.json in `directory`, or without one in logging_dir (accel/profile.h).
+  // profile_<rank>.json in `directory`, or without one in logging_dir (accel/track/profile.h).
   [[nodiscard]] Profile profile(const std::string& directory = {}) const;
 
  private:

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // save_state() and load_state(): everything that was prepared, as the parts of a checkpoint.
 #include "pinion/accel/accelerator.h"
-#include "pinion/accel/checkpoint_parts.h"
+#include "pinion/accel/checkpoint/parts.h"
+#include "pinion/accel/checkpoint/zero_parts.h"
 #include "pinion/accel/rank_talk.h"
 #include "pinion/accel/signals.h"
-#include "pinion/accel/zero_parts.h"
 #include "pinion/runtime/fs.h"
 
 namespace pinion::accel {

@@ -8,10 +8,10 @@
 #include <optional>
 #include <vector>
 
-#include "pinion/accel/data_loader.h"
+#include "pinion/accel/checkpoint/state.h"
+#include "pinion/accel/data/data_loader.h"
 #include "pinion/accel/gradient_sync.h"
 #include "pinion/accel/run_settings.h"
-#include "pinion/accel/state.h"
 #include "pinion/accel/window.h"
 #include "pinion/optim/schedule.h"
 

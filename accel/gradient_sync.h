@@ -8,8 +8,8 @@
 #include <memory>
 #include <vector>
 
-#include "pinion/dist/reducer.h"
-#include "pinion/dist/zero.h"
+#include "pinion/dist/parallel/reducer.h"
+#include "pinion/dist/zero/zero.h"
 #include "pinion/nn/module.h"
 #include "pinion/optim/optimizer.h"
 

@@ -12,10 +12,10 @@
 #include <string>
 #include <vector>
 
-#include "pinion/accel/checkpoint.h"
-#include "pinion/dist/reducer.h"
+#include "pinion/accel/checkpoint/checkpoint.h"
+#include "pinion/dist/parallel/reducer.h"
 #include "pinion/dist/world.h"
-#include "pinion/dist/zero.h"
+#include "pinion/dist/zero/zero.h"
 #include "pinion/nn/amp.h"
 #include "pinion/optim/grad_scaler.h"
 
@@ -35,15 +35,15 @@ struct AcceleratorOptions {
   std::string project_dir{};  // of checkpoints and, unless logging_dir is set, of logs
   std::string logging_dir{};
   std::vector<TrackerKind> log_with{};
-  bool split_batches = false;  // see accel/shard.h
+  bool split_batches = false;  // see accel/data/shard.h
   bool even_batches = true;
   bool sync_with_dataloader = true;           // the end of a loader ends an accumulation window
   bool step_scheduler_with_optimizer = true;  // false: scheduler.step() always counts one
   SchedulerCompat scheduler_compat = SchedulerCompat::updates;
   optim::GradScalerOptions scaler{};  // of fp16; `enabled` is decided by the precision
   dist::ReducerOptions ddp{};         // buckets, unused parameters, compression of gradients
-  // ZeRO: optimizers, gradients, parameters in shards (dist/zero.h). `zero` says how; its stage and
-  // reduce are not looked at. Without units a model is one: whole while it is called.
+  // ZeRO: optimizers, gradients, parameters in shards (dist/zero/zero.h). `zero` says how; its
+  // stage and reduce are not looked at. Without units a model is one: whole while it is called.
   std::optional<int> zero_stage{};  // 0: no sharding
   dist::ZeroOptions zero{};
   bool broadcast_buffers = true;        // rank 0's, before each forward that is trained on

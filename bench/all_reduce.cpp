@@ -15,7 +15,7 @@
 #include <ctime>
 #include <vector>
 
-#include "pinion/dist/shm_group.h"
+#include "pinion/dist/group/shm_group.h"
 #include "pinion/runtime/device.h"
 
 namespace {

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <memory>
 
-#include "pinion/accel/data_loader.h"
+#include "pinion/accel/data/data_loader.h"
 #include "pinion/kernels/kernels.h"
 #include "pinion/nn/fused_mlp.h"
 #include "pinion/nn/init.h"

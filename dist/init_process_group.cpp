@@ -3,11 +3,11 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "pinion/dist/local_group.h"
-#include "pinion/dist/mpi_group.h"
-#include "pinion/dist/nccl_group.h"
-#include "pinion/dist/shm_group.h"
-#include "pinion/dist/shm_rendezvous.h"
+#include "pinion/dist/group/local_group.h"
+#include "pinion/dist/group/nccl_group.h"
+#include "pinion/dist/group/shm_group.h"
+#include "pinion/dist/group/shm_rendezvous.h"
+#include "pinion/dist/mpi/mpi_group.h"
 #include "pinion/dist/world.h"
 #include "pinion/kernels/check.h"
 

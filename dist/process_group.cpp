@@ -4,7 +4,7 @@
 
 #include <cstddef>
 
-#include "pinion/dist/reduce.h"
+#include "pinion/dist/group/reduce.h"
 #include "pinion/kernels/check.h"
 
 namespace pinion::dist {

@@ -27,7 +27,7 @@ struct GradStats {
 using ReadSlice = std::function<Tensor(const StateSlice&)>;
 
 // What joins the optimizers of several processes, each of which updates a part of the elements
-// (dist/zero.h). All processes make the same calls.
+// (dist/zero/zero.h). All processes make the same calls.
 class Sharding {
  public:
   virtual ~Sharding() = default;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Takes the contents of a leaf away and gives it others: for whoever keeps parameters and gradients
-// elsewhere than in their tensors (dist/zero.h).
+// elsewhere than in their tensors (dist/zero/zero.h).
 #pragma once
 
 #include "pinion/runtime/tensor.h"

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "pinion/accel/accelerator.h"
-#include "pinion/dist/local_group.h"
+#include "pinion/dist/group/local_group.h"
 #include "pinion/optim/adam.h"
 #include "pinion/optim/sgd.h"
 

@@ -4,8 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "pinion/accel/checkpoint.h"
-#include "pinion/accel/checkpoint_parts.h"
+#include "pinion/accel/checkpoint/checkpoint.h"
+#include "pinion/accel/checkpoint/parts.h"
 #include "pinion/runtime/log.h"
 #include "pinion/tests/fs_testing.h"
 #include "pinion/tests/memory_fs.h"

@@ -9,11 +9,11 @@
 #include <mutex>
 #include <thread>
 
-#include "pinion/accel/checkpoint.h"
-#include "pinion/accel/checkpoint_parts.h"
+#include "pinion/accel/checkpoint/checkpoint.h"
+#include "pinion/accel/checkpoint/parts.h"
 #include "pinion/accel/rank_talk.h"
 #include "pinion/accel/signals.h"
-#include "pinion/dist/local_group.h"
+#include "pinion/dist/group/local_group.h"
 #include "pinion/runtime/log.h"
 #include "pinion/runtime/safetensors.h"
 #include "pinion/tests/fs_testing.h"

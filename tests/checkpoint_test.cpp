@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checkpoints: a resumed run goes on bit by bit; what does not verify or does not fit is refused by
 // name; enough good copies stay; one run at a time.
-#include "pinion/accel/checkpoint.h"
+#include "pinion/accel/checkpoint/checkpoint.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -12,7 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
-#include "pinion/accel/checkpoint_manifest.h"
+#include "pinion/accel/checkpoint/manifest.h"
 #include "pinion/nn/weights.h"
 #include "pinion/runtime/crc32c.h"
 #include "pinion/runtime/log.h"

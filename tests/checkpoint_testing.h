@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "pinion/accel/checkpoint.h"
-#include "pinion/accel/checkpoint_parts.h"
+#include "pinion/accel/checkpoint/checkpoint.h"
+#include "pinion/accel/checkpoint/parts.h"
 #include "pinion/nn/init.h"
 #include "pinion/nn/layers.h"
 #include "pinion/nn/ops.h"

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Comm hooks: how far from the exact mean each may be, and that PowerSGD forgets nothing. And the
 // digest that watches over reductions.
-#include "pinion/dist/comm_hook.h"
+#include "pinion/dist/parallel/comm_hook.h"
 
 #include "ddp_testing.h"
-#include "pinion/dist/digest.h"
+#include "pinion/dist/parallel/digest.h"
 
 namespace pinion::testing {
 namespace {

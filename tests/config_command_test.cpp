@@ -5,8 +5,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "pinion/accel/checkpoint.h"
-#include "pinion/accel/checkpoint_parts.h"
+#include "pinion/accel/checkpoint/checkpoint.h"
+#include "pinion/accel/checkpoint/parts.h"
 #include "pinion/runtime/fs.h"
 #include "pinion/runtime/safetensors.h"
 #include "pinion/tests/config_testing.h"

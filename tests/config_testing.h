@@ -10,8 +10,8 @@
 #include <optional>
 #include <string>
 
-#include "pinion/accel/config.h"
-#include "pinion/accel/config_schema.h"
+#include "pinion/accel/config/config.h"
+#include "pinion/accel/config/schema.h"
 #include "pinion/kernels/check.h"
 
 namespace pinion::accel {

@@ -3,7 +3,7 @@
 // done, asks for no memory and does not wait.
 #include "device_pair.h"
 #include "low_precision_testing.h"
-#include "pinion/accel/metrics.h"
+#include "pinion/accel/track/metrics.h"
 #include "pinion/kernels/cuda/backend.h"
 #include "pinion/nn/init.h"
 #include "pinion/nn/layers.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Orders, data sets and loaders: what is drawn, in which order it arrives, where it stands.
-#include "pinion/accel/data_loader.h"
+#include "pinion/accel/data/data_loader.h"
 
 #include <gtest/gtest.h>
 
@@ -10,7 +10,7 @@
 #include <numeric>
 #include <set>
 
-#include "pinion/accel/sampler.h"
+#include "pinion/accel/data/sampler.h"
 #include "pinion/tests/fs_testing.h"
 
 namespace pinion::accel {

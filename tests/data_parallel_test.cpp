@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // DataParallel in both forms ends where DistributedDataParallel and a single device end.
-#include "pinion/dist/data_parallel.h"
+#include "pinion/dist/parallel/data_parallel.h"
 
 #include "ddp_testing.h"
 #include "pinion/nn/layers_image.h"

@@ -8,8 +8,8 @@
 #include <cmath>
 #include <mutex>
 
-#include "pinion/dist/distributed_data_parallel.h"
-#include "pinion/dist/local_group.h"
+#include "pinion/dist/group/local_group.h"
+#include "pinion/dist/parallel/distributed_data_parallel.h"
 #include "pinion/kernels/kernels.h"
 #include "pinion/nn/init.h"
 #include "pinion/nn/layers.h"

@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "pinion/dist/local_group.h"
-#include "pinion/dist/shm_group.h"
+#include "pinion/dist/group/local_group.h"
+#include "pinion/dist/group/shm_group.h"
 #include "pinion/kernels/context.h"
 
 namespace pinion::dist {

@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "dist_testing.h"
-#include "pinion/accel/html_report.h"
+#include "pinion/accel/track/html_report.h"
 #include "pinion/bench/dp_vs_ddp/pages.h"
 
 namespace pinion::bench {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The report page: self-contained, well-formed, and faithful to what it is given.
-#include "pinion/accel/html_report.h"
+#include "pinion/accel/track/html_report.h"
 
 #include <gmock/gmock.h>
 
 #include <cmath>
 #include <limits>
 
-#include "pinion/accel/metrics.h"
+#include "pinion/accel/track/metrics.h"
 
 namespace pinion::accel {
 namespace {

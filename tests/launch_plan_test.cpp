@@ -5,11 +5,11 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
-#include "pinion/accel/launch_environment.h"
-#include "pinion/accel/launch_options.h"
-#include "pinion/accel/launch_verdict.h"
-#include "pinion/accel/launcher.h"
-#include "pinion/accel/mpirun.h"
+#include "pinion/accel/launch/environment.h"
+#include "pinion/accel/launch/launcher.h"
+#include "pinion/accel/launch/mpirun.h"
+#include "pinion/accel/launch/options.h"
+#include "pinion/accel/launch/verdict.h"
 #include "pinion/apps/common/error_record.h"
 #include "pinion/apps/pinion/launch_flags.h"
 #include "pinion/tests/fs_testing.h"

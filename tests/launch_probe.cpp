@@ -22,7 +22,7 @@
 #include <cstring>
 #include <string>
 
-#include "pinion/accel/checkpoint.h"
+#include "pinion/accel/checkpoint/checkpoint.h"
 #include "pinion/apps/common/program.h"
 #include "pinion/kernels/check.h"
 #include "pinion/runtime/fs.h"

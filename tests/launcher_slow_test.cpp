@@ -14,7 +14,7 @@
 #include <csignal>
 #include <thread>
 
-#include "pinion/dist/store_socket.h"
+#include "pinion/dist/store/socket.h"
 #include "pinion/tests/fs_testing.h"
 
 namespace pinion {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ranks as threads: results by rank, and an exception of one that frees the others.
-#include "pinion/dist/local_group.h"
+#include "pinion/dist/group/local_group.h"
 
 #include <gmock/gmock.h>
 

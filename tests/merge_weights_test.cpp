@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Joining sharded weights, and the ways in which an index and its files can disagree.
-#include "pinion/accel/merge_weights.h"
+#include "pinion/accel/checkpoint/merge_weights.h"
 
 #include "pinion/runtime/safetensors.h"
 #include "pinion/tests/config_testing.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Means, accuracy, confusion matrices.
-#include "pinion/accel/metrics.h"
+#include "pinion/accel/track/metrics.h"
 
 #include <gtest/gtest.h>
 

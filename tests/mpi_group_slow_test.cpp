@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "dist_testing.h"
-#include "pinion/dist/mpi_group.h"
+#include "pinion/dist/mpi/mpi_group.h"
 #include "pinion/kernels/kernels.h"
 
 namespace pinion::dist {

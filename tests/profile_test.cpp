@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Traces: every op and span is there, inside of what surrounds it; nothing is recorded when nobody
 // asked.
-#include "pinion/accel/profile.h"
+#include "pinion/accel/track/profile.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

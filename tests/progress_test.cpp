@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The progress bar on a pseudo-terminal, and lines in a pipe, under a clock that the test moves.
-#include "pinion/accel/progress.h"
+#include "pinion/accel/track/progress.h"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -11,7 +11,7 @@
 #include <cmath>
 #include <string>
 
-#include "pinion/accel/text.h"
+#include "pinion/accel/track/text.h"
 
 namespace pinion::accel {
 namespace {

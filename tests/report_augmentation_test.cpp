@@ -8,7 +8,7 @@
 #include <numeric>
 #include <set>
 
-#include "pinion/accel/data_loader.h"
+#include "pinion/accel/data/data_loader.h"
 #include "pinion/apps/report/study_batches.h"
 #include "pinion/tests/fs_testing.h"
 

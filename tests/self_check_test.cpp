@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The checks of pinion test, on ranks that are threads.
-#include "pinion/accel/self_check.h"
+#include "pinion/accel/launch/self_check.h"
 
 #include <gtest/gtest.h>
 
-#include "pinion/dist/local_group.h"
+#include "pinion/dist/group/local_group.h"
 
 namespace pinion::accel {
 namespace {

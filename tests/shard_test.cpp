@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which samples each rank sees: the tables of Accelerate's BatchSamplerShard, through a DataLoader.
-#include "pinion/accel/shard.h"
+#include "pinion/accel/data/shard.h"
 
 #include <gmock/gmock.h>
 
 #include <algorithm>
 #include <numeric>
 
-#include "pinion/accel/data_loader.h"
+#include "pinion/accel/data/data_loader.h"
 #include "pinion/tests/fs_testing.h"
 
 namespace pinion::accel {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ranks that find each other by a name: who comes late, who does not come, who does not belong.
-#include "pinion/dist/shm_rendezvous.h"
+#include "pinion/dist/group/shm_rendezvous.h"
 
 #include <gmock/gmock.h>
 

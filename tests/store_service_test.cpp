@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The store without sockets: who gets in, what requests do, what time does, and what is refused.
-#include "pinion/dist/store_service.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "pinion/dist/store/service.h"
 #include "pinion/kernels/philox.h"
 #include "pinion/tests/store_testing.h"
 

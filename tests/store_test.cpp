@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The store over TCP: clients that find it, strangers that do not, and what a client says when
 // something is wrong.
-#include "pinion/dist/store.h"
+#include "pinion/dist/store/store.h"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -12,8 +12,8 @@
 
 #include <thread>
 
-#include "pinion/dist/store_protocol.h"
-#include "pinion/dist/store_server.h"
+#include "pinion/dist/store/protocol.h"
+#include "pinion/dist/store/server.h"
 #include "pinion/runtime/log.h"
 #include "pinion/tests/fs_testing.h"
 

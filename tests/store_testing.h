@@ -4,8 +4,8 @@
 
 #include <string>
 
-#include "pinion/dist/store_protocol.h"
-#include "pinion/dist/store_service.h"
+#include "pinion/dist/store/protocol.h"
+#include "pinion/dist/store/service.h"
 
 namespace pinion::dist {
 

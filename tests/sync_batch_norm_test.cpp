@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SyncBatchNorm: ranks with parts of a batch compute what one rank with all of it computes.
-#include "pinion/dist/sync_batch_norm.h"
+#include "pinion/dist/parallel/sync_batch_norm.h"
 
 #include "ddp_testing.h"
 

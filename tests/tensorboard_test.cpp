@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Event files by a reader of our own, which checks every length and checksum.
-#include "pinion/accel/tensorboard.h"
+#include "pinion/accel/track/tensorboard.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

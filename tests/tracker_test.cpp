@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Metric files: what a record looks like, and that it is written in one piece.
-#include "pinion/accel/tracker.h"
+#include "pinion/accel/track/tracker.h"
 
 #include <gtest/gtest.h>
 

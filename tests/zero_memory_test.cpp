@@ -3,7 +3,7 @@
 // the process, in a group that plays the others.
 #include <gtest/gtest.h>
 
-#include "pinion/dist/zero.h"
+#include "pinion/dist/zero/zero.h"
 #include "pinion/nn/layers.h"
 #include "pinion/optim/adam.h"
 #include "pinion/runtime/autograd.h"

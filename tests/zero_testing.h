@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "pinion/dist/local_group.h"
-#include "pinion/dist/zero.h"
+#include "pinion/dist/group/local_group.h"
+#include "pinion/dist/zero/zero.h"
 #include "pinion/nn/layers.h"
 #include "pinion/optim/adam.h"
 #include "pinion/optim/clip.h"

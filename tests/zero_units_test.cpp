@@ -5,8 +5,8 @@
 
 #include <cmath>
 
-#include "pinion/dist/local_group.h"
-#include "pinion/dist/zero.h"
+#include "pinion/dist/group/local_group.h"
+#include "pinion/dist/zero/zero.h"
 #include "pinion/nn/attention.h"
 #include "pinion/nn/init.h"
 #include "pinion/nn/layers_image.h"

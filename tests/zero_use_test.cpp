@@ -3,8 +3,8 @@
 #include <gmock/gmock.h>
 
 #include "golden_file.h"
-#include "pinion/dist/zero_layout.h"
-#include "pinion/dist/zero_norm.h"
+#include "pinion/dist/zero/layout.h"
+#include "pinion/dist/zero/norm.h"
 #include "zero_testing.h"
 
 namespace pinion::dist {

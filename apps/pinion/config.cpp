@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // pinion config: writes a configuration file from questions on a terminal, or from flags.
-#include "pinion/accel/config.h"
+#include "pinion/accel/config/config.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -10,7 +10,7 @@
 #include <cstdlib>
 #include <map>
 
-#include "pinion/accel/config_schema.h"
+#include "pinion/accel/config/schema.h"
 #include "pinion/apps/common/program.h"
 #include "pinion/apps/pinion/commands.h"
 #include "pinion/apps/pinion/terminal.h"

@@ -7,7 +7,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdlib>
 
-#include "pinion/accel/config.h"
+#include "pinion/accel/config/config.h"
 #include "pinion/apps/common/program.h"
 #include "pinion/apps/pinion/commands.h"
 #include "pinion/kernels/cpu/onednn.h"

@@ -2,9 +2,9 @@
 // pinion launch: from flags, file and environment to a plan, and the plan to the launcher.
 #include <cstdlib>
 
-#include "pinion/accel/config_schema.h"
-#include "pinion/accel/launcher.h"
-#include "pinion/accel/mpirun.h"
+#include "pinion/accel/config/schema.h"
+#include "pinion/accel/launch/launcher.h"
+#include "pinion/accel/launch/mpirun.h"
 #include "pinion/apps/common/program.h"
 #include "pinion/apps/pinion/commands.h"
 #include "pinion/apps/pinion/launch_flags.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table of flags and its reader. Values of flags that are configuration keys are judged where
-// files are (accel/config.h); so one row a flag is all there is to say here.
+// files are (accel/config/config.h); so one row a flag is all there is to say here.
 #include "pinion/apps/pinion/launch_flags.h"
 
 #include <fmt/format.h>
@@ -9,7 +9,7 @@
 #include <charconv>
 #include <functional>
 
-#include "pinion/accel/config_schema.h"
+#include "pinion/accel/config/schema.h"
 #include "pinion/kernels/check.h"
 #include "pinion/runtime/log.h"
 

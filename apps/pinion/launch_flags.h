@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "pinion/accel/config.h"
-#include "pinion/accel/launch_options.h"
+#include "pinion/accel/config/config.h"
+#include "pinion/accel/launch/options.h"
 
 namespace pinion::apps {
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // pinion merge-weights: one model.safetensors from a checkpoint, of Pinion's own or of any program
 // whose weights lie in several files.
-#include "pinion/accel/merge_weights.h"
+#include "pinion/accel/checkpoint/merge_weights.h"
 
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 
-#include "pinion/accel/checkpoint.h"
+#include "pinion/accel/checkpoint/checkpoint.h"
 #include "pinion/apps/common/program.h"
 #include "pinion/apps/pinion/commands.h"
 #include "pinion/runtime/fs.h"

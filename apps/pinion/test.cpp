@@ -6,8 +6,8 @@
 #include <CLI/CLI.hpp>
 #include <filesystem>
 
-#include "pinion/accel/config.h"
-#include "pinion/accel/self_check.h"
+#include "pinion/accel/config/config.h"
+#include "pinion/accel/launch/self_check.h"
 #include "pinion/apps/common/program.h"
 #include "pinion/apps/pinion/commands.h"
 #include "pinion/dist/world.h"

@@ -5,7 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <numeric>
 
-#include "pinion/accel/progress.h"
+#include "pinion/accel/track/progress.h"
 #include "pinion/apps/common/program.h"
 #include "pinion/apps/report/evaluation.h"
 #include "pinion/apps/report/model_folder.h"

@@ -6,7 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
-#include "pinion/accel/progress.h"
+#include "pinion/accel/track/progress.h"
 #include "pinion/apps/common/program.h"
 #include "pinion/apps/report/film.h"
 #include "pinion/kernels/cpu/parallel.h"

@@ -6,7 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "pinion/accel/html_report.h"
+#include "pinion/accel/track/html_report.h"
 #include "pinion/runtime/fs.h"
 #include "pinion/runtime/json.h"
 

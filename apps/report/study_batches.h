@@ -48,8 +48,8 @@ Image in_form(const Image& film, const ImageForm& form);
 // Films of any size -> f32 [n,H,W,channels], as the model takes them.
 Tensor tensor_of(std::span<const Image> films, const ImageForm& form);
 
-// A data set in the sense of accel/data_set.h. Films are kept in memory once they were read and
-// resized, 8 bits a value. Without augmentation they are scaled to side x side, whatever their
+// A data set in the sense of accel/data/data_set.h. Films are kept in memory once they were read
+// and resized, 8 bits a value. Without augmentation they are scaled to side x side, whatever their
 // form.
 class StudyBatches {
  public:

@@ -8,8 +8,8 @@
 #include <numbers>
 
 #include "pinion/accel/accelerator.h"
-#include "pinion/accel/progress.h"
 #include "pinion/accel/signals.h"
+#include "pinion/accel/track/progress.h"
 #include "pinion/apps/common/program.h"
 #include "pinion/apps/report/evaluation.h"
 #include "pinion/apps/report/model_folder.h"

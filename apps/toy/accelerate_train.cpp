@@ -6,8 +6,8 @@
 #include <cmath>
 
 #include "pinion/accel/accelerator.h"
-#include "pinion/accel/metrics.h"
 #include "pinion/accel/signals.h"
+#include "pinion/accel/track/metrics.h"
 #include "pinion/apps/common/program.h"
 #include "pinion/apps/toy/options.h"
 #include "pinion/apps/toy/simple_net.h"

@@ -8,8 +8,8 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
-#include "pinion/accel/metrics.h"
-#include "pinion/accel/tracker.h"
+#include "pinion/accel/track/metrics.h"
+#include "pinion/accel/track/tracker.h"
 #include "pinion/runtime/json.h"
 #include "pinion/runtime/log.h"
 

@@ -6,8 +6,8 @@
 
 #include <algorithm>
 
-#include "pinion/accel/html_report.h"
-#include "pinion/accel/text.h"
+#include "pinion/accel/track/html_report.h"
+#include "pinion/accel/track/text.h"
 
 namespace pinion::toy {
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "pinion/accel/metrics.h"
+#include "pinion/accel/track/metrics.h"
 #include "pinion/apps/toy/options.h"
 
 namespace pinion::toy {

@@ -7,10 +7,10 @@
 #include <cmath>
 #include <map>
 
-#include "pinion/accel/data_loader.h"
-#include "pinion/accel/metrics.h"
-#include "pinion/accel/progress.h"
-#include "pinion/accel/tracker.h"
+#include "pinion/accel/data/data_loader.h"
+#include "pinion/accel/track/metrics.h"
+#include "pinion/accel/track/progress.h"
+#include "pinion/accel/track/tracker.h"
 #include "pinion/apps/common/program.h"
 #include "pinion/apps/toy/facts.h"
 #include "pinion/apps/toy/options.h"

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "pinion/accel/sampler.h"
+#include "pinion/accel/data/sampler.h"
 #include "pinion/kernels/kernels.h"
 
 namespace pinion::toy {

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "pinion/accel/data_set.h"
+#include "pinion/accel/data/data_set.h"
 
 namespace pinion::toy {
 

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "pinion/accel/sampler.h"
+#include "pinion/accel/data/sampler.h"
 #include "pinion/runtime/log.h"
 
 namespace pinion::toy {

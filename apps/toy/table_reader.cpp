@@ -7,7 +7,7 @@
 #include <cmath>
 #include <unordered_set>
 
-#include "pinion/accel/text.h"
+#include "pinion/accel/track/text.h"
 #include "pinion/runtime/log.h"
 
 namespace pinion::toy {

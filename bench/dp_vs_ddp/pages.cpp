@@ -6,7 +6,7 @@
 
 #include <algorithm>
 
-#include "pinion/accel/text.h"
+#include "pinion/accel/track/text.h"
 #include "pinion/bench/dp_vs_ddp/tables.h"
 
 namespace pinion::bench {

@@ -16,8 +16,8 @@
 #include <cstring>
 #include <optional>
 
-#include "pinion/dist/device_threads.h"
-#include "pinion/dist/shm_group.h"
+#include "pinion/dist/group/shm_group.h"
+#include "pinion/dist/parallel/device_threads.h"
 #include "pinion/runtime/device.h"
 
 namespace pinion::bench {

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "pinion/accel/text.h"
+#include "pinion/accel/track/text.h"
 
 namespace pinion::bench {
 namespace {

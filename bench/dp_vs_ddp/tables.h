@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "pinion/accel/html_report.h"
+#include "pinion/accel/track/html_report.h"
 #include "pinion/bench/dp_vs_ddp/matrix.h"
 
 namespace pinion::bench {

@@ -6,9 +6,9 @@
 #include <chrono>
 #include <optional>
 
-#include "pinion/dist/data_parallel.h"
-#include "pinion/dist/distributed_data_parallel.h"
-#include "pinion/dist/zero.h"
+#include "pinion/dist/parallel/data_parallel.h"
+#include "pinion/dist/parallel/distributed_data_parallel.h"
+#include "pinion/dist/zero/zero.h"
 #include "pinion/nn/init.h"
 #include "pinion/optim/adam.h"
 #include "pinion/runtime/allocator.h"

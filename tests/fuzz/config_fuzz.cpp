@@ -6,8 +6,8 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "pinion/accel/config.h"
-#include "pinion/accel/config_schema.h"
+#include "pinion/accel/config/config.h"
+#include "pinion/accel/config/schema.h"
 #include "pinion/kernels/check.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

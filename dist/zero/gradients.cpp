@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+// Gradients between backward() and the step: a segment's are reduced to the ranks' pieces as soon
+// as all of them are there, in the order that all ranks share; finish_gradients() does the rest.
+#include "pinion/dist/zero/impl.h"
+#include "pinion/dist/zero/norm.h"
+#include "pinion/kernels/kernels.h"
+
+namespace pinion::dist {
+
+using optim::Arena;
+
+namespace {
+
+void zero(Tensor t) {
+  on(t.device(), [&](auto& ctx) { kernels::fill(ctx, t.mut(), 0); });
+}
+
+}  // namespace
+
+// Ranks that go on would wait for this one.
+void Zero::Impl::give_up(const std::string& text) {
+  group_.abort(text);
+  fail(ErrorKind::internal, {text});
+}
+
+void Zero::Impl::arrive(size_t index) {
+  Item& item = items_[index];
+  Segment& s = segments_[item.segment];
+  if (s.launched)
+    give_up(cat({"ZeRO: a gradient of ", item.arena->items()[item.index].name,
+                 " came after its sum over the ranks had begun; between two backward() call ",
+                 stage() == 1 ? "set_sync(false) before the first" : "synchronize()",
+                 ", and zero_grad() after each step"}));
+  finished_ = false;
+  touched_ = true;
+  if (!sync() && stage() == 1) return;
+  if (stage() > 1) collect(item, s);
+  if (!item.arrived) item.arrived = true, ++s.ready;
+  if (stage() < 3) advance(false);
+}
+
+// Moves a gradient into the segment's block.
+void Zero::Impl::collect(Item& item, Segment& s) {
+  if (!s.grads.defined()) {
+    const MemoryTagScope tag(MemoryTag::gradients);
+    s.grads = Tensor::zeros({s.size}, s.arena->dtype(), s.arena->device());
+  }
+  Tensor to = place(item, s.grads);
+  const Tensor from = item.param.grad();
+  if (item.arrived)
+    on(to.device(), [&](auto& ctx) { kernels::add(ctx, to, from, to.mut()); });
+  else
+    to.copy_(from);
+  item.param.set_grad({});
+}
+
+// Starts the reductions whose turn it is: those that are complete, or all. Segments that are frozen
+// do not wait for gradients. Ranks need not find the same gradients at the same time, so at stage
+// 3, where they call the group for units as well, before_backward() says when.
+void Zero::Impl::advance(bool all) {
+  for (; next_ < order_.size(); ++next_) {
+    Segment& s = segments_[order_[next_]];
+    if (s.expected == 0 || s.launched) continue;
+    if (!all && s.ready < s.expected) return;
+    launch(s);
+  }
+}
+
+void Zero::Impl::launch(Segment& s) {
+  if (stage() == 1) {
+    for (size_t i = s.first; i < s.end; ++i)
+      if (!items_[i].param.grad().defined()) zero(place(items_[i], s.grads));
+  } else if (!s.grads.defined()) {
+    const MemoryTagScope tag(MemoryTag::gradients);
+    s.grads = Tensor::zeros({s.size}, s.arena->dtype(), s.arena->device());
+  }
+  if (in_flight_) settle(*in_flight_);  // one at a time bounds the memory
+  Tensor out = piece_of(s).grads;
+  if (s.summed) {
+    const MemoryTagScope tag(MemoryTag::gradients);
+    out = s.addend = Tensor::like(out);
+  }
+  s.reduction = group_.reduce_scatter(out, s.grads, options_.reduce);
+  s.launched = true;
+  in_flight_ = &s;
+  if (s.reduction.done()) settle(s);
+}
+
+void Zero::Impl::settle(Segment& s) {
+  in_flight_ = nullptr;
+  s.reduction.wait();
+  if (s.addend.defined()) {
+    Tensor& sum = piece_of(s).grads;
+    on(sum.device(), [&](auto& ctx) { kernels::add(ctx, sum, s.addend, sum.mut()); });
+    s.addend = {};
+  } else {
+    (void)piece_of(s).grads.mut();  // the group may have written it unseen
+  }
+  s.summed = true;
+  if (stage() > 1) s.grads = {};
+}
+
+void Zero::Impl::synchronize() {
+  if (stage() > 1 || sync()) reduce_all();
+}
+
+void Zero::Impl::keep_sums() {
+  PINION_CHECK(stage() > 1, "ZeRO: expected stage 2 or 3 to keep sums of gradients, got ", stage());
+  for (Segment& s : segments_) s.summed = s.size > 0;
+  finished_ = true;
+}
+
+void Zero::Impl::finish_gradients() {
+  if (!finished_) reduce_all();
+}
+
+void Zero::Impl::reduce_all() {
+  advance(true);
+  if (in_flight_) settle(*in_flight_);
+  for (const Item& item : items_)
+    if (!item.hooked && item.param.grad().defined())
+      give_up(cat({"ZeRO: ", item.arena->items()[item.index].name,
+                   " has a gradient, but was frozen when Zero was made"}));
+  share_reached();
+  for (Item& item : items_) item.arrived = false;
+  for (Segment& s : segments_) {
+    s.ready = 0;
+    if (stage() > 1) s.launched = false;
+  }
+  release_all();
+  next_ = 0;
+  last_unit_ = -1;
+  for (Unit& unit : units_) unit.began = -1, unit.pending = 0;
+  touched_ = false;
+  finished_ = true;
+}
+
+// A parameter is updated, and its step counted, everywhere if any rank has a gradient of it.
+void Zero::Impl::share_reached() {
+  std::vector<float> mine;
+  for (const Item& item : items_)
+    mine.push_back(item.arrived || item.param.grad().defined() ? 1.0f : 0.0f);
+  Tensor sum = Tensor::of(mine, {static_cast<int64_t>(mine.size())});
+  sum = sum.to(items_[0].arena->device());
+  group_.all_reduce(sum).wait();
+  const std::vector<float> found = sum.values<float>();
+  for (size_t i = 0; i < items_.size(); ++i)
+    if (found[i] > 0) items_[i].arena->set_reached(items_[i].index, true);
+}
+
+optim::GradStats Zero::Impl::measure() {
+  NormSum sum(group_.rank(), group_.size());
+  for (Segment& s : segments_) sum.add(piece_of(s).grads);
+  Tensor numbers = Tensor::of(sum.numbers(), {static_cast<int64_t>(sum.numbers().size())});
+  numbers = numbers.to(segments_[0].arena->device());
+  group_.all_reduce(numbers).wait();
+  return sum.total(numbers.values<double>());
+}
+
+void Zero::Impl::after_step() {
+  PINION_CHECK(!whole_, "ZeRO: expected no step while Zero::Whole lives");
+  std::vector<Work> works;
+  for (Segment& s : segments_)
+    if (s.unit < 0 && s.expected > 0)
+      works.push_back(group_.all_gather(s.params, piece_of(s).params));
+  for (Work& work : works) work.wait();
+  release_all();  // they are out of date
+}
+
+void Zero::Impl::zero_grad() {
+  if (touched_) reduce_all();  // ranks may have started unequally many
+  for (Segment& s : segments_) s.launched = s.summed = false;
+  for (Item& item : items_) item.arena->set_reached(item.index, false);
+  next_ = 0;
+  finished_ = false;
+}
+
+}  // namespace pinion::dist
