@@ -16,6 +16,7 @@
 
 #include "pinion/dist/store/socket.h"
 #include "pinion/tests/fs_testing.h"
+#include "pinion/tests/paths.h"
 
 namespace pinion {
 namespace {
@@ -36,8 +37,8 @@ class LauncherTest : public testing::Test {
   // pinion launch [flags…] launch_probe [arguments…]; the descriptors of its output are files.
   pid_t start(std::vector<std::string> flags, const std::vector<std::string>& arguments,
               const std::string& name = "run", std::vector<std::string> variables = {}) const {
-    flags.insert(flags.begin(), {PINION_BINARY_DIR "/pinion", "launch"});
-    flags.push_back(PINION_BINARY_DIR "/launch_probe");
+    flags.insert(flags.begin(), {in_build("pinion"), "launch"});
+    flags.push_back(in_build("launch_probe"));
     flags.insert(flags.end(), arguments.begin(), arguments.end());
     variables.push_back("PATH=/usr/bin:/bin");
     variables.push_back("HOME=" + dir_.path());

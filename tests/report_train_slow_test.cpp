@@ -10,6 +10,7 @@
 
 #include "pinion/runtime/json.h"
 #include "pinion/tests/image_testing.h"
+#include "pinion/tests/paths.h"
 #include "pinion/tests/program_testing.h"
 
 namespace pinion::report {
@@ -19,7 +20,7 @@ using testing::HasSubstr;
 
 class ReportPrograms : public ProgramTest {
  protected:
-  static std::string program(const char* name) { return std::string(PINION_BINARY_DIR "/") + name; }
+  static std::string program(const char* name) { return in_build(name); }
 
   void SetUp() override {
     const Result made = run({program("make_cxr"), "--output_dir=" + dir_ / "cxr", "--studies", "24",
