@@ -48,7 +48,9 @@ struct WarpGroups {
   template <class F>
   __device__ __forceinline__ static void for_products(int rows, int columns, F f) {
     const int across = columns / kSide;
-    for (int p = static_cast<int>(threadIdx.x) / kWarpGroup; p < rows / kSide * across;
+    // The compiler learns that a warp goes through this loop together.
+    const int group = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / kWarpGroup, 0);
+    for (int p = group; p < rows / kSide * across;
          p += kThreads / kWarpGroup)
       f(p / across * kSide, p % across * kSide);
   }
@@ -57,13 +59,16 @@ struct WarpGroups {
                                                     const WarpGroups& of_a, const T* b,
                                                     const WarpGroups& of_b, int i, int j, int,
                                                     int depth) {
-    begin_products(product.sums);
-    for (int k = 0; k < depth; k += 16)
-      multiply_tiles<T, kSide, kTransposedA, !kTransposedB>(product.sums,
-                                                            of_a.describe<kTransposedA>(a, i, k),
-                                                            of_b.describe<!kTransposedB>(b, j, k));
-    commit_products();
-    wait_products<0>(product.sums);
+    for (int step = 0; step < depth; step += kSide) {
+      begin_products(product.sums);
+#pragma unroll
+      for (int k = step; k < step + kSide; k += 16)
+        multiply_tiles<T, kSide, kTransposedA, !kTransposedB>(
+            product.sums, of_a.describe<kTransposedA>(a, i, k),
+            of_b.describe<!kTransposedB>(b, j, k));
+      commit_products();
+      wait_products<0>(product.sums);
+    }
   }
 
   struct Place {
