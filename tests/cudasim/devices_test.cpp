@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Two devices: what goes from one to the other is what was written there before, and is written
 // again only once it is read. tests/cudasim/CMakeLists.txt asks the simulator for a second device.
+#include <gtest/gtest.h>
+
 #include "pinion/kernels/cuda/context.cuh"
 #include "pinion/kernels/kernels.h"
 #include "pinion/runtime/device.h"
 #include "pinion/runtime/tensor.h"
-#include "sim_testing.h"
 
 namespace cudasim::testing {
 namespace {
