@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kMostThreads, 1)
   });
   for (float& t : top) t = row_fold(t, GreaterOrNan{});
   const uint64_t kept = head.draw(limit);
-  head.each_pair(limit, [&](int half, int t, int part, int i, int j) {
+  head.each_pair(limit, [&](int half, int t, int part, int, int) {
     float(&v)[4] = s.c[t][part].v;
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
