@@ -301,7 +301,8 @@ Run make_attention(int64_t batch, int64_t tokens, bool causal, bool train) {
   const DType t = DType::bf16;
   const Shape packed{batch, tokens, kRow}, single{batch, tokens, kHeads * kWidth};
   return [=, qkv = noise(packed, 1, t), y = room(single, t), dy = noise(single, 2, t),
-          dqkv = room(packed, t), lse = Tensor::full({batch, kHeads, tokens}, 5, DType::f32, kGpu)]() mutable {
+          dqkv = room(packed, t),
+          lse = Tensor::full({batch, kHeads, tokens}, 5, DType::f32, kGpu)]() mutable {
     const auto part = [&](const Tensor& x, int64_t which) {
       const int64_t at = which * kHeads * kWidth * size_of(t);
       return kernels::BasicHeads<const void>{

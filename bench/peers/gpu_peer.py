@@ -166,9 +166,11 @@ class Cases:
         return run
 
 
-TRAINED = {"batch_norm_step", "cross_entropy", "fused_mlp_train", "toy_step", "toy_train"}  # record gradients while they run
+# Record gradients while they run.
+TRAINED = {"batch_norm_step", "cross_entropy", "fused_mlp_train", "toy_step", "toy_train"}
 STATEFUL = {"adam", "adam_amsgrad", "toy_step"}  # have an optimizer
-GRAPHED = (TRAINED - {"toy_train"}) | {"fused_mlp_forward", "linear"}  # where launches may take longer than the work
+# Where launches may take longer than the work.
+GRAPHED = (TRAINED - {"toy_train"}) | {"fused_mlp_forward", "linear"}
 COMPILED = {
     "add", "batch_norm_step", "gelu_forward", "softmax_forward", "layer_norm_forward",
     "cross_entropy", "sum",

@@ -5,9 +5,9 @@
 
 namespace pinion::kernels::cuda {
 
-// Of the whole process, as torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
-// are in PyTorch; both are off unless set here or by PINION_ALLOW_TF32, so that f32 means f32. Read
-// when an operation is launched.
+// Of the whole process, as torch.backends.cuda.matmul.allow_tf32 and
+// torch.backends.cudnn.allow_tf32 are in PyTorch; both are off unless set here or by
+// PINION_ALLOW_TF32, so that f32 means f32. Read when an operation is launched.
 struct Tf32 {
   bool matmul = false, conv = false;
 };
