@@ -52,6 +52,8 @@ struct Cases {
     for (int i = 0; i < shape.rank(); ++i) out = out.with(i, clipped(shape[i]));
     return out;
   }
+  // Of extents that multiply the work of others: a few in a miniature.
+  int64_t few(int64_t extent) const { return std::min(extent, std::max<int64_t>(most / 32, 1)); }
   void push_back(GpuCase c) { all.push_back(std::move(c)); }
 };
 
@@ -271,7 +273,7 @@ struct ToyStep {
 // Batch norm with what follows it in a residual block, y = relu(norm(x) + residual), both ways. x
 // is read once more when its statistics are known; x, y and dy when the sums of the gradients are.
 void add_batch_norm(Cases& list) {
-  const Shape shape = list.clipped(Shape{32, 56, 56, 256});
+  const Shape shape{list.few(32), list.few(56), list.few(56), list.clipped(256)};
   const DType t = DType::bf16;
   add_mover(list, "batch_norm_step", t, shape, 1 + 3 + 3 + 5, 6, [=]() -> Run {
     const int64_t channels = shape[3];
@@ -328,7 +330,7 @@ Run make_attention(int64_t batch, int64_t tokens, bool causal, bool train) {
 void add_attention(Cases& list) {
   for (const int64_t whole : {98, 60})
     for (const bool train : {false, true}) {
-      const int64_t batch = list.clipped(16), tokens = list.clipped(whole);
+      const int64_t batch = list.few(16), tokens = list.clipped(whole);
       const Shape shape{batch, tokens, 512};
       const int64_t block = shape.numel() * size_of(DType::bf16);
       const double product = 2.0 * static_cast<double>(batch * tokens) * static_cast<double>(512);
@@ -343,7 +345,7 @@ void add_attention(Cases& list) {
 // model. A run goes on with the weights that the last one left.
 void add_toy_runs(Cases& list) {
   for (const int64_t whole : {int64_t{1}, int64_t{1056}}) {
-    const int64_t models = std::min(whole, std::max<int64_t>(list.most / 64, 1));
+    const int64_t models = list.few(whole);
     const int64_t samples = list.clipped(1000), epochs = 5;
     list.push_back(
         {id_of("toy_train", DType::f32, {models, epochs, samples, 10}), 0, 0, 0, [=]() -> Run {
