@@ -50,16 +50,16 @@ void* map_aligned(int fd, int64_t bytes) {
   return data;
 }
 
-// Makes huge pages of the whole ones in a block of fresh memory; a kernel that will not (before
-// Linux 6.1, or told so) leaves it as it is. Each must have a page that is there already.
+// Makes huge pages of the whole ones in a block of fresh memory, in one call, as each waits for all
+// cores. A kernel that will not (before Linux 6.1, or told so) leaves it as it is.
 void use_huge_pages(int fd, std::byte* data, int64_t offset, int64_t bytes) {
 #ifndef MADV_COLLAPSE
   constexpr int MADV_COLLAPSE = 25;
 #endif
-  for (int64_t at = offset; at + kHugePage <= offset + bytes; at += kHugePage)
-    if (fallocate(fd, 0, at, kPage) != 0 ||
-        madvise(data + at, static_cast<size_t>(kHugePage), MADV_COLLAPSE) != 0)
-      return;
+  const int64_t whole = bytes / kHugePage * kHugePage;
+  for (int64_t at = 0; at < whole; at += kHugePage)  // it takes none that has no page at all
+    if (fallocate(fd, 0, offset + at, kPage) != 0) return;
+  if (whole > 0) madvise(data + offset, static_cast<size_t>(whole), MADV_COLLAPSE);
 }
 
 }  // namespace
