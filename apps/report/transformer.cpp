@@ -18,16 +18,21 @@ Attention::Attention(int64_t width, int64_t heads)
 
 Tensor Attention::operator()(const Tensor& query, const Tensor& memory,
                              const Tensor& key_padding_mask, bool causal) {
-  constexpr double kDropout = 0.1;
-  nn::AttentionOptions options;
+  nn::AttentionOptions options = draw();
   options.key_padding_mask = key_padding_mask;
   options.causal = causal;
-  if (training()) {
-    options.dropout = kDropout;
-    options.key = {random_seed(), stream_, calls_++};
-    on_replay([this] { ++calls_; });
-  }
   return attend(query, keys(memory), values(memory), options);
+}
+
+nn::AttentionOptions Attention::draw(uint64_t calls) {
+  constexpr double kDropout = 0.1;
+  nn::AttentionOptions options;
+  if (!training()) return options;
+  options.dropout = kDropout;
+  options.key = {random_seed(), stream_, calls_};
+  calls_ += calls;
+  on_replay([this, calls] { calls_ += calls; });
+  return options;
 }
 
 Tensor Attention::split(const Tensor& x) const {

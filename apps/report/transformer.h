@@ -26,6 +26,8 @@ struct Attention : nn::Module {
   Tensor values(const Tensor& memory) const { return split(linears[2](memory)); }
   Tensor attend(const Tensor& query, const Tensor& keys, const Tensor& values,
                 const nn::AttentionOptions& options = {}) const;
+  // The dropout of the next `calls` calls, the keys of which follow each other.
+  nn::AttentionOptions draw(uint64_t calls = 1);
   // How much each query attends to each place, the mean over heads: softmax(q k^T / sqrt(d)), as
   // f64 [B,Tq,Tk] on the CPU. To look at, not to train with.
   Tensor probabilities(const Tensor& query, const Tensor& keys) const;
