@@ -61,6 +61,23 @@ PINION_INLINE void map_row(int64_t n, T* to, F f, const In*... in) {
       });
 }
 
+// a b + c, rounded as multiply_panel does: the compiler would turn a loop over scalars into vectors
+// of rounded products.
+PINION_INLINE float multiply_add(float a, float b, float c) {
+#ifdef __FP_FAST_FMAF
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+PINION_INLINE double multiply_add(double a, double b, double c) {
+#ifdef __FP_FAST_FMA
+  return __builtin_fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 template <class T>
 PINION_INLINE T dot(const T* a, const T* b, int64_t n) {
   Vec<T> sum = {};
@@ -86,7 +103,7 @@ struct Walk {
   const int64_t C = args.width, S = args.slots, H = args.heads, d = C / H, keys = S + 1;
   const int64_t begin, end, rows = (end - begin) * S;
   const T scale = static_cast<T>(1 / __builtin_sqrt(static_cast<double>(d)));
-  T* tail;  // [rows, kWidth]: a panel that is not full
+  T* tail;  // [rows, kWidth]: a panel that is not full, or the scores of a query
 
   // The rows of word t, from study b or the chunk's first on.
   PINION_INLINE T* rows_of(const View& x, int64_t t, int64_t b) const {
@@ -126,7 +143,7 @@ template <class T>
 struct Forward : Walk<T> {
   using Walk<T>::args, Walk<T>::C, Walk<T>::S, Walk<T>::H, Walk<T>::d, Walk<T>::keys;
   using Walk<T>::begin, Walk<T>::end, Walk<T>::rows, Walk<T>::scale, Walk<T>::at;
-  using Walk<T>::rows_of, Walk<T>::word_of;
+  using Walk<T>::rows_of, Walk<T>::word_of, Walk<T>::tail;
   using V = Vec<T>;
 
   void word(int64_t t, const Packed<T> (&weights)[5]) const {
@@ -161,63 +178,59 @@ struct Forward : Walk<T> {
       map_row(
           C, next, [](V a, V e) __attribute__((always_inline)) { return math::tanh(a + e); },
           rows_of(args.sum, t, b) + s * C, rows_of(args.extra, t, b) + s * C);
-      map_row(
-          C, to, [](V i, V a, V f, V m) __attribute__((always_inline)) { return i * a + f * m; },
-          gates, next, gates + C, memory);
-      copy_words(to, C, word_of(args.y, t, b) + s * C);
+      // In passes, so that each product is rounded as it is one step after the other.
+      T* const y = word_of(args.y, t, b) + s * C;
+      const auto multiply = [](V v, V w) __attribute__((always_inline)) { return v * w; };
+      map_row(C, to, multiply, gates, next);
+      map_row(C, y, multiply, gates + C, memory);
+      add_scaled(C, T(1), y, to);
+      copy_words(to, C, y);
     }
   }
 
+  // In the order of attention_forward, so that the bits are those of one step after the other.
   void attend(int64_t t) const {
-    const int64_t each = H * keys, stride = 2 * each;  // of a row: probabilities, factors
-    T* const p = at(args.probabilities, t);
-    for (int64_t b = begin; b < end; ++b) scores(t, b);
-    for (int64_t r = 0; r < rows; ++r)
-      map_row(
-          each, p + r * stride,
-          [](V x) __attribute__((always_inline)) { return math::exp_nonpositive(x); },
-          p + r * stride);
-    for (int64_t b = begin; b < end; ++b) mix(t, b);
+    for (int64_t b = begin; b < end; ++b)
+      for (int64_t s = 0; s < S; ++s)
+        for (int64_t h = 0; h < H; ++h) attend_head(t, b, s, h);
   }
 
-  // Scores less the highest of their row and head.
-  void scores(int64_t t, int64_t b) const {
-    const T* projected = rows_of(args.projected, t, b);
-    const T* word = word_of(args.words, t, b);
-    for (int64_t s = 0; s < S; ++s) {
-      const T* q = projected + s * 3 * C;
-      T* p = rows_of(args.probabilities, t, b) + s * 2 * H * keys;
-      this->each_key(projected, word, [&](int64_t j, const T* k, const T*) {
-        for (int64_t h = 0; h < H; ++h) p[h * keys + j] = scale * dot(q + h * d, k + h * d, d);
-      });
-      for (int64_t h = 0; h < H; ++h, p += keys) {
-        T top = p[0];
-        for (int64_t j = 1; j < keys; ++j) top = p[j] > top ? p[j] : top;
-        for (int64_t j = 0; j < keys; ++j) p[j] -= top;
-      }
-    }
+  void attend_head(int64_t t, int64_t b, int64_t s, int64_t h) const {
+    const T* const projected = rows_of(args.projected, t, b) + h * d;
+    const T* const word = word_of(args.words, t, b) + h * d;
+    const T* const q = projected + s * 3 * C;
+    T* const p = rows_of(args.probabilities, t, b) + (s * 2 * H + h) * keys;
+    T* const factor = p + H * keys;
+    T* const z = rows_of(args.attended, t, b) + s * C + h * d;
+    this->each_key(projected, word, [&](int64_t j, const T* k, const T*) {
+      T sum = 0;
+      for (int64_t c = 0; c < d; ++c) sum = multiply_add(q[c] * scale, k[c], sum);
+      tail[j] = sum;
+    });
+    const T inverse = T(1) / exponentials();
+    draw(t, ((b * H + h) * S + s) * keys, factor);
+    for (int64_t c = 0; c < d; ++c) z[c] = 0;
+    this->each_key(projected, word, [&](int64_t j, const T*, const T* v) {
+      p[j] = tail[j] * inverse;
+      add_scaled(d, tail[j] * factor[j], v, z);
+    });
+    map_row(
+        d, z, [&](V x) __attribute__((always_inline)) { return x * inverse; }, z);
   }
 
-  // Exponentials to probabilities, and the sum of values.
-  void mix(int64_t t, int64_t b) const {
-    const T* projected = rows_of(args.projected, t, b);
-    const T* word = word_of(args.words, t, b);
-    for (int64_t s = 0; s < S; ++s) {
-      T* const p = rows_of(args.probabilities, t, b) + s * 2 * H * keys;
-      T* const factor = p + H * keys;
-      for (int64_t h = 0; h < H; ++h) {
-        T sum = 0;
-        for (int64_t j = 0; j < keys; ++j) sum += p[h * keys + j];
-        for (int64_t j = 0; j < keys; ++j) p[h * keys + j] /= sum;
-        draw(t, ((b * H + h) * S + s) * keys, factor + h * keys);
-      }
-      T* const z = rows_of(args.attended, t, b) + s * C;
-      for (int64_t c = 0; c < C; ++c) z[c] = 0;
-      this->each_key(projected, word, [&](int64_t j, const T*, const T* v) {
-        for (int64_t h = 0; h < H; ++h)
-          add_scaled(d, p[h * keys + j] * factor[h * keys + j], v + h * d, z + h * d);
-      });
+  // Scores in `tail` to their exponentials; the sum of these.
+  PINION_INLINE T exponentials() const {
+    constexpr int64_t L = kLanes<T>;
+    for (int64_t j = keys; j % L != 0; ++j) tail[j] = static_cast<T>(-kInfinity);
+    V top = splat(static_cast<T>(-kInfinity)), sum = {};
+    for (int64_t j = 0; j < keys; j += L) top = larger(load(tail + j), top);
+    const T highest = lane_max<T>(top);
+    for (int64_t j = 0; j < keys; j += L) {
+      const V e = math::exp_nonpositive(load(tail + j) - highest);
+      store(tail + j, e);
+      sum += e;
     }
+    return lane_sum<T>(sum);
   }
 
   // What dropout multiplies elements [first, first + keys) of this word's probabilities by.
