@@ -72,13 +72,22 @@ double error(const Tensor& a, const Tensor& b) {
   return std::sqrt(difference / (norm + 1e-30));
 }
 
+// Bit for bit; where nothing is optimised, the compiler rounds some products that it fuses else.
+void expect_same_result(const Tensor& a, const Tensor& b) {
+#ifdef NDEBUG
+  EXPECT_EQ(reals(a), reals(b));
+#else
+  EXPECT_LT(error(a, b), 1e-6);
+#endif
+}
+
 // The result bit for bit; of the gradients those of weights are sums over all words in one product,
 // and scores lie in another order.
 void expect_equal_to_steps(const Sizes& sizes, DType dtype, bool dropout, double bound) {
   Case c(sizes, dtype, dropout);
   const std::vector<Tensor> got = c.run(true), expected = c.run(false);
   ASSERT_EQ(got.size(), 18U);
-  EXPECT_EQ(reals(got[0]), reals(expected[0]));
+  expect_same_result(got[0], expected[0]);
   for (size_t i = 0; i < got.size(); ++i) {
     // Keys have no use for their bias, which moves all scores of a query alike.
     if (i == 2 + 3) continue;
@@ -139,7 +148,7 @@ TEST(RelationalMemory, LeavesToTheBitWhatOneWordLeavesAfterTheOther) {
     memory = c.memory.step(memory,
                            nn::reshape(nn::slice(words, 1, t, t + 1), {kNano.batch, kNano.width}));
   const Tensor last = nn::slice(all, 1, kNano.steps - 1, kNano.steps);
-  EXPECT_EQ(last.values<float>(), memory.values<float>());
+  expect_same_result(last, nn::reshape(memory, last.shape()));
 }
 
 }  // namespace

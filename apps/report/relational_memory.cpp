@@ -223,6 +223,9 @@ Tensor RelationalMemory::step(const Tensor& memory, const Tensor& word) {
 }
 
 Tensor RelationalMemory::operator()(const Tensor& words) {
+  PINION_CHECK(words.rank() == 3 && words.size(1) > 0 && words.size(2) == W.weight.size(1),
+               "relational_memory: expected words [B,T,", W.weight.size(1),
+               "], at least one a report, got ", words.shape());
   const DType dtype = W.weight.dtype();
   if (dtype != DType::f32 && dtype != DType::f64) return by_steps(words);
   const nn::AttentionOptions drawn = attn.draw(static_cast<uint64_t>(words.size(1)));

@@ -3,6 +3,7 @@
 // in one launch. Rows of a study pass through shared memory, weights are read through L2, and what
 // is saved lies in global memory, of which a block reads what it wrote itself.
 #include "pinion/kernels/cuda/launch.h"
+#include "pinion/kernels/cuda/recording.h"
 #include "pinion/kernels/formulas.h"
 #include "pinion/kernels/kernels.h"
 #include "pinion/kernels/relational_memory.h"
@@ -19,7 +20,7 @@ template <class T>
 struct Pointers {
   int64_t batch, steps, slots, heads, width;
   double dropout;
-  PhiloxKey key;
+  ReplayedKey key;  // of word 0
   const T *in, *in_bias, *out, *out_bias, *first, *first_bias, *second, *second_bias;
   const T *gates, *gates_bias, *words, *dy;
   T *y, *dwords, *memory, *projected, *attended, *sum, *hidden, *extra, *tanh_memory, *gated;
@@ -31,8 +32,7 @@ struct Pointers {
         slots(a.slots),
         heads(a.heads),
         width(a.width),
-        dropout(a.dropout),
-        key(a.key) {
+        dropout(a.dropout) {
     const auto linear = [](const RelationalMemoryArgs::Linear& l, const T*& w, const T*& b) {
       w = l.weight.as<T>(), b = l.bias.as<T>();
     };
@@ -46,6 +46,11 @@ struct Pointers {
     y = backward ? nullptr : a.y.as<T>(), dy = backward ? a.dy.as<T>() : nullptr;
     dwords = backward ? a.dwords.as<T>() : nullptr;
     dhidden = backward ? a.dhidden.as<T>() : nullptr;
+    if (backward || a.dropout == 0) return;
+    key = ReplayedKey(a.key);
+    PhiloxKey last = a.key;
+    last.step += static_cast<uint64_t>(a.steps - 1);
+    (void)ReplayedKey(last);  // so that a recording counts a use for each word
   }
 
   // Word t of the report of this block: its first row, and its place in [B,T,..].
@@ -126,7 +131,7 @@ __device__ void attend(const Pointers<T>& a, int64_t t) {
   const T scale = static_cast<T>(1 / sqrt(static_cast<double>(d)));
   const T* projected = a.projected + row * 3 * a.width;
   const T* word = a.words + a.word(t) * 4 * a.width;
-  PhiloxKey key = a.key;
+  PhiloxKey key = a.key.now();
   key.step += static_cast<uint64_t>(t);
   for (int64_t i = threadIdx.x / kWarp; i < a.slots * a.heads; i += kWarps) {
     const int64_t s = i / a.heads, h = i % a.heads;
