@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <mutex>
 
+#include "pinion/accel/crash_record.h"
 #include "pinion/accel/rank_talk.h"
 #include "pinion/accel/track/tensorboard.h"
 #include "pinion/nn/weights.h"
@@ -39,11 +40,13 @@ std::shared_ptr<Accelerator::Joined> Accelerator::Joined::make(const Accelerator
     joined->settings.cpu = true;
     return joined;
   }
+  record_crashes();
   joined->world = dist::world_from_environment();
   set_log_rank(joined->world.rank, joined->world.size);
   joined->settings = resolve(options, [](const char* name) { return std::getenv(name); });
   joined->device = device_for(joined->settings, joined->world, cuda_device_count());
-  joined->owned = dist::init_process_group(joined->world, joined->device);
+  joined->owned = dist::init_process_group(joined->world, joined->device, dist::Backend::automatic,
+                                           joined->settings.timeout);
   joined->group = joined->owned.get();
   return joined;
 }

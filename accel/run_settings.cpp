@@ -109,6 +109,9 @@ RunSettings resolve(const AcceleratorOptions& options, const Lookup& lookup) {
   s.zero_stage = zero_stage(env, options);
   s.cpu = options.cpu || env.flag("ACCELERATE_USE_CPU");
   s.device = env.text("ACCELERATE_TORCH_DEVICE").value_or("");
+  s.timeout = options.timeout.value_or(s.timeout);
+  if (const auto seconds = env.number<int>("PINION_TIMEOUT", 1))
+    s.timeout = std::chrono::seconds(*seconds);
   return s;
 }
 

@@ -46,6 +46,7 @@ struct AcceleratorOptions {
   // stage and reduce are not looked at. Without units a model is one: whole while it is called.
   std::optional<int> zero_stage{};  // 0: no sharding
   dist::ZeroOptions zero{};
+  std::optional<std::chrono::milliseconds> timeout{};  // of waits for other ranks: 10 minutes
   bool broadcast_buffers = true;        // rank 0's, before each forward that is trained on
   CheckpointOptions checkpoints{};      // root: project_dir/checkpoints unless it is set
   dist::ProcessGroup* group = nullptr;  // instead of the environment's: for ranks that are threads
@@ -59,6 +60,7 @@ struct RunSettings {
   int zero_stage = 0;            // 0 to 3
   bool cpu = false;
   std::string device;  // "": cuda where there is one
+  std::chrono::milliseconds timeout = dist::kTimeout;
 };
 
 // The value of an environment variable, null when it is not set.

@@ -39,6 +39,13 @@ TEST(RunSettings, TheLauncherWinsOverTheProgram) {
   EXPECT_EQ(settings({}, {}).mixed_precision, nn::Precision::no);
 }
 
+TEST(RunSettings, WaitsAsLongAsItIsTold) {
+  using std::chrono::seconds;
+  EXPECT_EQ(settings({}, {}).timeout, seconds(600));
+  EXPECT_EQ(settings({.timeout = seconds(5)}, {}).timeout, seconds(5));
+  EXPECT_EQ(settings({.timeout = seconds(5)}, {{"PINION_TIMEOUT", "30"}}).timeout, seconds(30));
+}
+
 TEST(RunSettings, ReadsShardingAndClipping) {
   EXPECT_EQ(settings({}, {{"ACCELERATE_DEEPSPEED_ZERO_STAGE", "3"}}).zero_stage, 0);
   EXPECT_EQ(settings({.zero_stage = 1}, {}).zero_stage, 1);
@@ -65,6 +72,8 @@ TEST(RunSettings, NamesTheVariableThatMakesNoSense) {
       {{"ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "0"}},
       {{"ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2x"}},
       {{"ACCELERATE_USE_CPU", "maybe"}},
+      {{"PINION_TIMEOUT", "0"}},
+      {{"PINION_TIMEOUT", "1.5"}},
       {{"ACCELERATE_GRADIENT_CLIPPING", "-1"}},
       {{"FSDP_SHARDING_STRATEGY", "HYBRID_SHARD"}, {"ACCELERATE_USE_FSDP", "1"}},
       {{"ACCELERATE_DEEPSPEED_ZERO_STAGE", "4"}, {"ACCELERATE_USE_DEEPSPEED", "1"}},

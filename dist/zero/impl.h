@@ -89,12 +89,13 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
   Tensor place(const Item& item, const Tensor& block) const;
 
   // zero_gradients.cpp
-  [[noreturn]] void give_up(const std::string& text);
+  [[noreturn]] void give_up(const std::string& text) const;
   void arrive(size_t item);
   void collect(Item& item, Segment& s);
   void advance(bool all);
   void launch(Segment& s);
   void settle(Segment& s);
+  void check_reached() const;
   void reduce_all();
   void share_reached();
 
@@ -117,10 +118,12 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
   size_t next_ = 0;            // in order_
   Segment* in_flight_ = nullptr;
   bool sync_ = true;
-  bool touched_ = false;   // a gradient arrived since the last reduction of all
-  bool finished_ = false;  // the pieces hold the gradients of this step
-  int64_t clock_ = 0;      // counts the beginnings and ends of calls of run()
-  int last_unit_ = -1;     // of this forward pass
+  // What the pieces hold of the gradients of this step: perhaps not all, all, or what the step has
+  // used. It follows from calls that all ranks make alike, not from what this rank's graph has met:
+  // ranks that reduced for their own reasons would wait for others in vain.
+  enum class Sums : uint8_t { open, complete, spent } sums_ = Sums::open;
+  int64_t clock_ = 0;   // counts the beginnings and ends of calls of run()
+  int last_unit_ = -1;  // of this forward pass
   bool whole_ = false;
 };
 
