@@ -21,7 +21,7 @@ class LengthPenalty {
  public:
   explicit LengthPenalty(const std::string& name) {
     char* end = nullptr;
-    if (name.starts_with("wu_"))
+    if (name.starts_with("wu_") && name.size() > 3)
       alpha_ = std::strtod(name.c_str() + 3, &end);
     else
       average_ = name.starts_with("avg");
@@ -149,13 +149,17 @@ class Group {
 
 }  // namespace
 
-std::vector<std::vector<WrittenReport>> beam_search(EncoderDecoder& model, const Tensor& encoded,
-                                                    const DecodingOptions& o) {
+void check_beam(const DecodingOptions& o) {
   PINION_REQUIRE(usage, o.beam_size % o.group_size == 0,
                  "--group_size: expected a divisor of the --beam_size ", o.beam_size, ", got ",
                  o.group_size);
   PINION_REQUIRE(usage, o.sample_n <= o.beam_size, "--sample_n: expected at most the --beam_size ",
                  o.beam_size, ", got ", o.sample_n);
+  (void)LengthPenalty(o.length_penalty);
+}
+
+std::vector<std::vector<WrittenReport>> beam_search(EncoderDecoder& model, const Tensor& encoded,
+                                                    const DecodingOptions& o) {
   const auto groups = static_cast<size_t>(o.group_size), beam = static_cast<size_t>(o.beam_size);
   const auto reports = static_cast<size_t>(encoded.size(0)), rows = reports * beam;
   const size_t width = beam / groups;

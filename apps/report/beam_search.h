@@ -8,6 +8,9 @@
 
 namespace pinion::report {
 
+// Throws Error (usage) for options that make no sense.
+void check_beam(const DecodingOptions& options);
+
 // What write_several gives for "beam_search": for each report of encoded [B,P,C] the best texts of
 // the first group, then those of the next. Throws Error (usage) for options that make no sense.
 std::vector<std::vector<WrittenReport>> beam_search(EncoderDecoder& model, const Tensor& encoded,

@@ -142,6 +142,8 @@ std::vector<std::vector<WrittenReport>> write_rows(EncoderDecoder& model, const 
   return out;
 }
 
+}  // namespace
+
 void check(const DecodingOptions& o) {
   const auto at_least_one = [](const char* flag, int64_t value) {
     PINION_REQUIRE(usage, value >= 1, flag, ": expected at least 1, got ", value);
@@ -154,9 +156,11 @@ void check(const DecodingOptions& o) {
                  "--temperature: expected a number above 0, got ", o.temperature);
   PINION_REQUIRE(usage, o.diversity_lambda >= 0 && std::isfinite(o.diversity_lambda),
                  "--diversity_lambda: expected a number of at least 0, got ", o.diversity_lambda);
+  if (o.method == "beam_search")
+    check_beam(o);
+  else
+    (void)choice_of(o.method);
 }
-
-}  // namespace
 
 std::vector<std::vector<WrittenReport>> write_several(EncoderDecoder& model, const Tensor& features,
                                                       const DecodingOptions& o,

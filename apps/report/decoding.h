@@ -44,11 +44,14 @@ struct WrittenReport {
   double log_probability = 0;         // the sum of their logarithms
 };
 
+// Throws Error (usage) for options that make no sense, as what follows does.
+void check(const DecodingOptions& options);
+
 // features [B,P,d_vf], as the extractor gives them -> the reports of each study, sample_n or, not
 // in beam search, group_size of them if that is more. The model must be in evaluation mode. Chance
 // depends on the seed, the place of a word and the study's number in `studies` (0, 1, … unless
-// given), not on the batch. Throws Error (usage) for options that make no sense, and Error
-// (non_finite) when the model gives probabilities that are none.
+// given), not on the batch. Throws Error (non_finite) when the model gives probabilities that are
+// none.
 std::vector<std::vector<WrittenReport>> write_several(EncoderDecoder& model, const Tensor& features,
                                                       const DecodingOptions& options = {},
                                                       std::span<const int64_t> studies = {});
