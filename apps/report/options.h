@@ -6,7 +6,7 @@
 #include <optional>
 #include <string>
 
-#include "pinion/apps/report/decoding.h"
+#include "pinion/apps/report/decoding_flags.h"
 #include "pinion/apps/report/study_batches.h"
 #include "pinion/nn/amp.h"
 
@@ -28,7 +28,7 @@ struct Options {
   TransformerOptions transformer;
   std::string memory = "rm_mcln";
 
-  DecodingOptions decoding;
+  DecodingFlags decoding;
 
   // training
   int64_t epochs = 100;
@@ -44,6 +44,7 @@ struct Options {
   bool use_amp = false;
   std::optional<nn::Precision> mixed_precision;
   bool cpu = false;
+  bool sync_bn = false;  // batch norm by the statistics of all ranks' films of a view
 
   // the run
   std::string save_dir = "results/iu_xray", record_dir = "records/";

@@ -11,10 +11,12 @@
 #include "pinion/accel/signals.h"
 #include "pinion/accel/track/progress.h"
 #include "pinion/apps/common/program.h"
-#include "pinion/apps/report/evaluation.h"
-#include "pinion/apps/report/model_folder.h"
+#include "pinion/apps/report/attention_picture.h"
+#include "pinion/apps/report/examination.h"
+#include "pinion/apps/report/memory_advice.h"
 #include "pinion/apps/report/options.h"
 #include "pinion/apps/report/run_page.h"
+#include "pinion/dist/parallel/sync_batch_norm.h"
 #include "pinion/nn/init.h"
 #include "pinion/nn/weights.h"
 #include "pinion/optim/adam.h"
@@ -29,7 +31,7 @@ namespace pinion::report {
 namespace {
 
 using Net = accel::AcceleratedModel<ReportModel>;
-using Loader = accel::AcceleratedLoader<StudyBatches>;
+using Loader = StudyLoader;
 
 // What a checkpoint keeps beside model, optimizer and loader: the best so far, the epoch's loss so
 // far, and the vocabulary, without which the numbers of words mean nothing.
@@ -125,31 +127,6 @@ double weigh_rows(StudyBatch& batch, int64_t real) {
   return words;
 }
 
-// The written report beside the true one for each study of a split, the same on every rank.
-std::vector<Pair> write_split(accel::Accelerator& accelerator, const Net& net, const Loader& loader,
-                              const StudyBatches& studies, const Tokenizer& tokenizer,
-                              const DecodingOptions& decoding) {
-  net->eval();
-  nlohmann::json mine = nlohmann::json::array();
-  for (const StudyBatch& batch : loader) {
-    const NoGrad no_grad;
-    const int64_t real = loader.real_rows();
-    const auto written =
-        write_reports((*net).encoder_decoder, (*net).visual_extractor(batch.images), decoding);
-    for (int64_t i = 0; i < real; ++i)
-      mine.push_back({batch.studies[static_cast<size_t>(i)],
-                      tokenizer.decode(written[static_cast<size_t>(i)].ids)});
-  }
-  net->train();
-  std::vector<Pair> pairs(static_cast<size_t>(studies.size()));
-  for (const std::string& text : accelerator.gather_object(mine.dump()))
-    for (const auto& entry : nlohmann::json::parse(text)) {
-      const auto study = entry[0].get<int64_t>();
-      pairs[static_cast<size_t>(study)] = {entry[1].get<std::string>(), {studies.reference(study)}};
-    }
-  return pairs;
-}
-
 // One run: everything that its parts share.
 class Run {
  public:
@@ -164,6 +141,7 @@ class Run {
         test_(batches(Split::test)) {
     for (const std::string& word : tokenizer_->words()) state_.vocabulary += word + "\n";
     PINION_REQUIRE(data, train_.size() > 0, o.ann_path, ": expected studies to train on, got none");
+    check_monitor_metric();
     state_.best = o.monitor_mode == "max" ? -INFINITY : INFINITY;
   }
 
@@ -174,6 +152,9 @@ class Run {
     ReportModel model(o_.visual_extractor, set_->views(), transformer);
     if (!o_.pretrained_weights.empty()) load_pretrained(o_, model.visual_extractor);
     model.to(accelerator_.device());
+    if (o_.sync_bn && accelerator_.use_distributed())  // a rank without studies joins with one
+      dist::convert_sync_batchnorm(model, {std::shared_ptr<void>(), &accelerator_.group()});
+    const Examiner examiner(accelerator_, model, settings(), *tokenizer_);
     const auto adam = make_optimizer(o_, model);
     accel::DataLoader train_batches(train_, loader_options(true));
     accel::DataLoader val_batches(val_, loader_options(false));
@@ -197,7 +178,7 @@ class Run {
 
     for (int64_t epoch = loader->state().epoch; epoch < o_.epochs; ++epoch) {
       const double loss = train_epoch(epoch, net, optimizer, scheduler, loader);
-      const Figures on_val = figures_of(written(net, val, val_));
+      const Figures on_val = figures_of(examiner.write(val));
       finish_epoch(epoch, loss, on_val, net);
       if (state_.not_improved > o_.early_stop) {
         accelerator_.print(fmt::format("No better {} for {} epochs: the end", o_.monitor_metric,
@@ -205,7 +186,7 @@ class Run {
         break;
       }
     }
-    finish(net, test);
+    finish(net, test, examiner);
     return 0;
   }
 
@@ -239,8 +220,17 @@ class Run {
             .workers = static_cast<int>(o_.num_workers),
             .seed = o_.seed};
   }
-  std::vector<Pair> written(const Net& net, const Loader& loader, const StudyBatches& studies) {
-    return write_split(accelerator_, net, loader, studies, *tokenizer_, o_.decoding);
+  ModelSettings settings() const {
+    return {o_.visual_extractor, set_->views(), o_.transformer, o_.decoding.with(*tokenizer_)};
+  }
+  // What a perfect model would reach has the names of all figures that there will be.
+  void check_monitor_metric() const {
+    std::vector<Pair> perfect;
+    for (int64_t i = 0; i < val_.size(); ++i)
+      perfect.push_back({val_.reference(i), {val_.reference(i)}});
+    Figures known = figures_of(perfect);
+    known.values.emplace_back("loss", 0);
+    (void)known.of(o_.monitor_metric);
   }
   std::string best_dir() const { return o_.save_dir + "/model_best"; }
 
@@ -291,68 +281,54 @@ class Run {
     if (better) {
       state_.best = value, state_.best_epoch = epoch + 1;
       accelerator_.save_model(net, best_dir());
-      accelerator_.on_main_process([&] {
-        describe_model(best_dir(),
-                       {o_.visual_extractor, set_->views(), o_.transformer, o_.decoding},
-                       *tokenizer_);
-      });
+      accelerator_.on_main_process([&] { describe_model(best_dir(), settings(), *tokenizer_); });
     }
     if (better || (epoch + 1) % o_.save_period == 0) accelerator_.save_state({}, better);
   }
 
   // The best model on the test split, beside what needs no image at all.
-  void finish(const Net& net, const Loader& test) {
+  void finish(const Net& net, const Loader& test, const Examiner& examiner) {
     nn::load_weights(*net, best_dir() + "/model.safetensors");
-    const std::vector<Pair> pairs = written(net, test, test_);
-    std::vector<std::string> training_reports;
-    for (int64_t i = 0; i < train_.size(); ++i) training_reports.push_back(train_.reference(i));
-    RunPage page;
-    page.test = figures_of(pairs);
-    page.controls = controls_of(pairs, training_reports);
-    page.blank_report = written_of_nothing(net);
-    std::vector<Pair> blank = pairs;
-    for (Pair& pair : blank) pair.hypothesis = page.blank_report;
-    page.blank = figures_of(blank);
-    accelerator_.print(fmt::format("\nBest: epoch {}, val {} {:.4f}. Test:\n{}", state_.best_epoch,
-                                   o_.monitor_metric, state_.best,
-                                   text_of(page.test, page.blank, page.controls)));
-    for (size_t i = 0; i < std::min<size_t>(2, pairs.size()); ++i)
+    const Examiner::Result result = examiner.examine(test, train_, o_.ann_path);
+    accelerator_.print(fmt::format("\nBest: epoch {}, val {} {:.4f}. Test:\n{}{}",
+                                   state_.best_epoch, o_.monitor_metric, state_.best,
+                                   text_of(result.controls.table), result.looks));
+    for (size_t i = 0; i < std::min<size_t>(2, result.pairs.size()); ++i)
       accelerator_.print(fmt::format("\n{}\n  true:    {}\n  written: {}", test_.studies()[i].id,
-                                     pairs[i].references.front(), pairs[i].hypothesis));
+                                     result.pairs[i].references.front(),
+                                     result.pairs[i].hypothesis));
     accelerator_.end_training();
+    const auto whole = accelerator_.summon_full_params();
     accelerator_.on_main_process([&] {
-      record(page.test);
-      write_page(page, pairs, (*net).parameter_count());
+      record(result.controls.table.front().second);
+      write_page(result, *net);
     });
     accelerator_.print(fmt::format(
         "\nSaved {0}/model_best/model.safetensors; look at {0}/report.html", o_.save_dir));
   }
 
-  std::string written_of_nothing(const Net& net) const {
-    net->eval();
-    const NoGrad no_grad;
-    const ImageForm form = o_.image_form();
-    const Tensor films = Tensor::zeros({set_->views(), form.side, form.side, form.channels},
-                                       DType::f32, accelerator_.device());
-    const auto reports =
-        write_reports((*net).encoder_decoder, (*net).visual_extractor(films), o_.decoding);
-    net->train();
-    return tokenizer_->decode(reports.front().ids);
-  }
-
-  void write_page(RunPage& page, const std::vector<Pair>& pairs, int64_t parameters) const {
+  void write_page(const Examiner::Result& result, ReportModel& model) const {
     constexpr size_t kShown = 8;
+    RunPage page;
     page.title = "Report generator: " + o_.dataset_name;
     page.subtitle =
-        fmt::format("{} studies, {} parameters, {} rank{}, {}", train_.size(), parameters,
-                    accelerator_.num_processes(), accelerator_.num_processes() == 1 ? "" : "s",
-                    accelerator_.device().name());
+        fmt::format("{} studies, {} parameters, {} rank{}, {}", train_.size(),
+                    model.parameter_count(), accelerator_.num_processes(),
+                    accelerator_.num_processes() == 1 ? "" : "s", accelerator_.device().name());
     page.metrics_path = o_.save_dir + "/metrics.jsonl";
-    for (size_t i = 0; i < std::min(kShown, pairs.size()); ++i) {
+    page.best_epoch = state_.best_epoch;
+    page.controls = result.controls;
+    page.blank_report = result.blank_report;
+    page.looks = result.looks;
+    model.eval();
+    for (size_t i = 0; i < std::min(kShown, result.pairs.size()); ++i) {
       const StudyEntry& study = test_.studies()[i];
-      GalleryEntry entry{study.id, {}, pairs[i].references.front(), pairs[i].hypothesis};
+      GalleryEntry entry{
+          study.id, {}, result.pairs[i].references.front(), result.pairs[i].hypothesis, {}};
       for (int64_t view = 0; view < set_->views(); ++view)
         entry.films.push_back(set_->load(study, view));
+      const Tensor films = tensor_of(entry.films, o_.image_form()).to(accelerator_.device());
+      entry.attended = sentences_of(model, films, tokenizer_->encode(entry.written, kNoLimit));
       page.gallery.push_back(std::move(entry));
     }
     page.settings = {{"visual_extractor", o_.visual_extractor},
@@ -361,8 +337,22 @@ class Run {
                      {"batch_size", std::to_string(o_.batch_size)},
                      {"epochs", std::to_string(o_.epochs)},
                      {"seed", std::to_string(o_.seed)},
+                     {"sample_method", o_.decoding.options.method},
+                     {"monitor_metric", o_.monitor_metric},
+                     {"sync_bn", o_.sync_bn ? "yes" : "no"},
                      {"mixed_precision", nn::name_of(accelerator_.mixed_precision())}};
     write_file_atomic(o_.save_dir + "/report.html", html_of(page));
+  }
+
+  // The sentences of a written report, 0, the words, 0, with what they attend to.
+  std::vector<Attended> sentences_of(ReportModel& model, const Tensor& films,
+                                     const std::vector<int64_t>& report) const {
+    const NoGrad no_grad;
+    const std::vector<int64_t> ids(report.begin() + 1, report.end() - 1);
+    std::vector<std::string> words;
+    for (const int64_t id : ids) words.push_back(tokenizer_->word_of(id));
+    return by_sentence(words,
+                       attention_of(model.encoder_decoder, model.visual_extractor(films), ids));
   }
 
   void record(const Figures& figures) const {
@@ -375,10 +365,16 @@ class Run {
                                      {"best_model_from", "val"},
                                      {"epoch", state_.best_epoch}};
     std::vector<std::string> names;
-    for (const auto& [name, value] : figures.values) names.push_back("test_" + name);
-    for (size_t i = 0; i < names.size(); ++i) row.push_back({names[i], figures.values[i].second});
+    names.reserve(figures.values.size());  // fields refer to them
+    for (const auto& [name, value] : figures.values) {
+      if (name == "METEOR_ess") continue;  // the columns are the same without WordNet
+      names.push_back("test_" + name);
+      row.push_back({names.back(), value});
+    }
     csv.log(row);
   }
+
+  static constexpr int64_t kNoLimit = int64_t{1} << 20;
 
   Options o_;
   accel::Accelerator accelerator_;
@@ -395,6 +391,12 @@ class Run {
 int main(int argc, char** argv) {
   return pinion::apps::run_program("train_with_accelerate", [&] {
     const auto options = pinion::report::parse_options(argc, argv);
-    return options ? pinion::report::Run(*options).train() : 0;
+    if (!options) return 0;
+    return pinion::report::advising(
+        "a smaller --batch_size needs less (with --gradient_accumulation_steps N the steps are "
+        "those "
+        "of N times as many), and so do --mixed_precision bf16, a smaller --d_model or "
+        "--visual_extractor, and more ranks with pinion launch --use_deepspeed --zero_stage 2",
+        [&] { return pinion::report::Run(*options).train(); });
   });
 }
