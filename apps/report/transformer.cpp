@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "pinion/nn/init.h"
+#include "pinion/nn/noise.h"
 #include "pinion/runtime/graph.h"
 
 namespace pinion::report {
@@ -24,7 +25,7 @@ Tensor Attention::operator()(const Tensor& query, const Tensor& memory,
   options.causal = causal;
   if (training()) {
     options.dropout = kDropout;
-    options.key = {random_seed(), stream_, calls_++};
+    options.key = noise_key(stream_, calls_++);
     on_replay([this] { ++calls_; });
   }
   return attend(query, keys(memory), values(memory), options);
