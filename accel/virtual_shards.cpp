@@ -3,6 +3,7 @@
 
 #include "pinion/kernels/kernels.h"
 #include "pinion/nn/noise.h"
+#include "pinion/nn/ops.h"
 #include "pinion/runtime/autograd.h"
 
 namespace pinion::accel {
@@ -48,12 +49,22 @@ std::vector<Tensor> VirtualShards::floating_buffers() const {
   return out;
 }
 
-// The weight, and for each parameter whether it has a gradient: f64 [1 + parameters].
+// f64: the weight; for each parameter whether it has a gradient; counters and integer buffers, of
+// which those of shard 0 hold for all.
 Tensor VirtualShards::numbers(double weight) const {
   std::vector<double> out{weight};
   for (optim::Arena* arena : arenas())
     for (const optim::Arena::Item& item : arena->items())
       out.push_back(item.param.grad().defined() ? 1 : 0);
+  const double counts = turn_ == 0 && group_.rank() == 0 ? 1 : 0;
+  for (const Model& model : models_) {
+    for (const nn::NamedCounter& c : model.module->counters())
+      out.push_back(counts * static_cast<double>(c.count));
+    for (const Tensor& block : model.buffers)
+      if (!is_floating(block.dtype()))
+        for (const double v : nn::cast(block, DType::f64).values<double>())
+          out.push_back(counts * v);
+  }
   return Tensor::of(out, {static_cast<int64_t>(out.size())}).to(arenas()[0]->device());
 }
 
@@ -116,16 +127,33 @@ double VirtualShards::finish_round() {
   for (size_t i = 0; i < earlier_.size(); ++i)
     on(sums[i].device(),
        [&](auto& ctx) { kernels::add(ctx, earlier_[i], sums[i], sums[i].mut()); });
-  const std::vector<double> found = sums.back().values<double>();
-  size_t next = 0;
+  const double weight = take_numbers(sums.back().values<double>());
+  leave_round();
+  return weight;
+}
+
+double VirtualShards::take_numbers(const std::vector<double>& sums) {
+  auto next = sums.begin();
+  const double weight = *next++;
+  size_t parameter = 0;
   for (optim::Arena* arena : arenas())
     for (const optim::Arena::Item& item : arena->items()) {
-      const bool reached = earlier_reached_[next] || found[next + 1] > 0;
-      ++next;
-      if (Tensor parameter = item.param; reached) parameter.set_grad(item.grad);
+      const bool reached = *next++ > 0 || earlier_reached_[parameter];
+      ++parameter;
+      if (Tensor reaches = item.param; reached) reaches.set_grad(item.grad);
     }
-  leave_round();
-  return found[0];
+  for (Model& model : models_) {
+    for (nn::NamedCounter& c : model.counters) c.count = static_cast<uint64_t>(*next++);
+    model.module->load_counters(model.counters);
+    for (Tensor block : model.buffers) {
+      if (is_floating(block.dtype())) continue;
+      const std::vector<double> values(next, next + block.numel());
+      next += block.numel();
+      const Tensor from = Tensor::of(values, block.shape()).to(block.device());
+      on(block.device(), [&](auto& ctx) { kernels::cast(ctx, from, block.mut()); });
+    }
+  }
+  return weight;
 }
 
 }  // namespace pinion::accel

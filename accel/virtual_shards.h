@@ -2,8 +2,9 @@
 // VirtualShards: what makes a training with --deterministic the same bits on any number of ranks. A
 // round of a loader, the batch of all ranks, is cut into V shards; a rank has V/W of them, a
 // micro-batch each. Every shard starts from the buffers and counters that the round began with and
-// draws noise of its own. After the last one, gradients are the sum over the shards and buffers
-// (running statistics) the mean, both taken by dist::ShardTree.
+// draws noise of its own. After the last one, gradients are the sum over the shards and floating
+// buffers (running statistics) the mean, both taken by dist::ShardTree; counts are those of shard
+// 0.
 #pragma once
 
 #include <optional>
@@ -48,6 +49,7 @@ class VirtualShards {
   std::vector<Tensor> floating_buffers() const;
   Tensor numbers(double weight) const;
   double finish_round();
+  double take_numbers(const std::vector<double>& sums);  // the weight
 
   dist::ProcessGroup& group_;
   int shards_;

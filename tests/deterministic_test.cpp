@@ -25,7 +25,8 @@ struct Net final : nn::Module {
   nn::BatchNorm2d norm{16};
   nn::Dropout dropout{0.3};
   Tensor operator()(const Tensor& x) {
-    const Tensor h = norm(nn::reshape(first(x), {x.size(0), 1, 1, 16}));
+    Tensor h = nn::reshape(first(x), {x.size(0), 1, 1, 16});
+    if (x.size(0) > 1) h = norm(h);  // a single sample has no statistics
     return last(dropout(nn::reshape(nn::relu(h), {x.size(0), 16})));
   }
   void fields(nn::Fields& f) override {
@@ -69,7 +70,7 @@ AcceleratorOptions options_of(dist::ProcessGroup& group, const Job& job) {
           .group = &group};
 }
 
-// Everything that training leaves: the losses and samples that were seen, in order, then the model.
+// What training shows and leaves: losses and labels in order, unless it may be resumed; the model.
 Numbers train(dist::ProcessGroup& group, const Job& job) {
   Accelerator a(options_of(group, job));
   Net net;
@@ -77,7 +78,7 @@ Numbers train(dist::ProcessGroup& group, const Job& job) {
   DataLoader data(samples(), {.batch_size = job.batch, .shuffle = true, .seed = 5});
   auto [model, optimizer, loader] = a.prepare(net, adam, data);
   if (job.load) a.load_state();
-  Numbers out;
+  Numbers losses, seen;
   int count = 0;
   for (int64_t epoch = loader->state().epoch; epoch < 2; ++epoch)
     for (auto& [x, y] : loader) {
@@ -91,13 +92,16 @@ Numbers train(dist::ProcessGroup& group, const Job& job) {
       if (job.clip > 0) a.clip_grad_norm_(optimizer, job.clip);
       optimizer.step();
       if (!job.zero_first) optimizer.zero_grad();
-      for (const Tensor& seen :
-           {a.gather(loss.detach()), a.gather_for_metrics(nn::cast(y, DType::f32))})
-        for (const float v : seen.values<float>())
-          if (job.root.empty()) out.push_back(v);
+      const auto keep = [](Numbers& list, const Tensor& t) {
+        for (const float v : t.values<float>()) list.push_back(v);
+      };
+      keep(losses, a.gather(loss.detach()));
+      keep(seen, a.gather_for_metrics(nn::cast(y, DType::f32)));
       if (++count == job.save_at) a.save_state();
       if (count == job.stop_at) return {};
     }
+  Numbers out = job.root.empty() ? losses : Numbers();
+  if (job.root.empty()) out.insert(out.end(), seen.begin(), seen.end());
   for (const nn::NamedTensor& t : net.state())
     for (const float v : nn::cast(t.tensor, DType::f32).values<float>()) out.push_back(v);
   return out;
