@@ -20,6 +20,7 @@ struct Plan {
   nn::Precision precision = nn::Precision::no;
   double clip = 0;
   bool zero_first = false;  // zero_grad() at the head of the loop
+  bool deterministic = false;
 };
 
 // The weights {a, b} after three epochs, on every rank.
@@ -30,6 +31,7 @@ std::vector<std::vector<float>> train(const Plan& plan) {
                              .split_batches = plan.split,
                              .even_batches = plan.even,
                              .scaler = {.init_scale = 1024},
+                             .deterministic = plan.deterministic,
                              .group = &group});
     Line line;
     optim::Sgd sgd(line.named_parameters(), {.lr = 0.1, .momentum = 0.5});
@@ -99,6 +101,22 @@ TEST(Accumulation, TheTailCountsForWhatItHas) {
   expect_same({.ranks = 2, .samples = 50, .batch = 4, .steps = 4, .even = false}, big);
   expect_same({.ranks = 2, .samples = 50, .batch = 8, .steps = 2, .even = false}, big);
   expect_same({.ranks = 4, .samples = 50, .batch = 8, .even = false}, big);
+}
+
+// Batches of all ranks, in 8 shards; of the last 18 samples, shards of the second batch have none.
+TEST(Accumulation, VirtualShardsMakeTheBigBatch) {
+  const auto big = by_hand(50, 32);
+  for (const int ranks : {1, 2}) {
+    expect_same({.ranks = ranks, .samples = 50, .batch = 32, .even = false, .deterministic = true},
+                big);
+    expect_same({.ranks = ranks,
+                 .samples = 50,
+                 .batch = 16,
+                 .steps = 2,
+                 .even = false,
+                 .deterministic = true},
+                big);
+  }
 }
 
 TEST(Accumulation, ClipsTheGradientOfTheWholeWindow) {
