@@ -96,6 +96,9 @@ void Accelerator::register_for_checkpointing(Checkpointable& object) {
 }
 
 std::string Accelerator::save_state(const std::string& root, bool best) {
+  PINION_CHECK(!conductor_->in_round(),
+               "save_state: with deterministic, expected the end of a round of virtual shards,"
+               " where sync_gradients() is true at the latest");
   for (const auto& hook : before_save_) hook();
   Checkpoints& checkpoints = checkpoints_at(root.empty() ? checkpoint_root() : root);
   (void)scaler();  // its iteration ends before it is kept
@@ -112,6 +115,7 @@ bool Accelerator::resume_state(const std::string& root) {
 }
 
 void Accelerator::save_if_asked() {
+  if (conductor_->in_round()) return;  // soon
   const SaveRequest request = SignalGuard::take_agreed(group(), device());
   if (request == SaveRequest::none) return;
   save_state();

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "pinion/nn/init.h"
+#include "pinion/nn/noise.h"
 #include "pinion/runtime/graph.h"
 
 namespace pinion::report {
@@ -29,7 +30,7 @@ nn::AttentionOptions Attention::draw(uint64_t calls) {
   nn::AttentionOptions options;
   if (!training()) return options;
   options.dropout = kDropout;
-  options.key = {random_seed(), stream_, calls_};
+  options.key = noise_key(stream_, calls_);
   calls_ += calls;
   on_replay([this, calls] { calls_ += calls; });
   return options;
