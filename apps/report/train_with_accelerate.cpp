@@ -14,6 +14,7 @@
 #include "pinion/apps/report/evaluation.h"
 #include "pinion/apps/report/model_folder.h"
 #include "pinion/apps/report/options.h"
+#include "pinion/apps/report/pretrained.h"
 #include "pinion/apps/report/run_page.h"
 #include "pinion/nn/init.h"
 #include "pinion/nn/weights.h"
@@ -22,7 +23,6 @@
 #include "pinion/runtime/autograd.h"
 #include "pinion/runtime/fs.h"
 #include "pinion/runtime/log.h"
-#include "pinion/runtime/safetensors.h"
 
 namespace pinion::report {
 
@@ -100,15 +100,6 @@ optim::Schedule make_schedule(const Options& o, int64_t updates_per_epoch) {
   });
 }
 
-void load_pretrained(const Options& o, VisualExtractor& extractor) {
-  std::vector<nn::NamedTensor> found;
-  for (auto& [name, tensor] : load_safetensors(o.pretrained_weights).tensors) {
-    const std::string ours = name_from_torchvision(name);
-    if (!ours.empty()) found.push_back({ours, tensor});
-  }
-  nn::load_file_tensors(extractor, found, o.pretrained_weights.c_str());
-}
-
 // Weights of a batch's words, zero for rows that only fill it up. At least one is not zero, so that
 // the loss is a number; the weight of the batch then says that it does not count.
 double weigh_rows(StudyBatch& batch, int64_t real) {
@@ -162,6 +153,12 @@ class Run {
         train_(batches(Split::train)),
         val_(batches(Split::val)),
         test_(batches(Split::test)) {
+    PINION_REQUIRE(
+        usage,
+        o.num_processes.value_or(accelerator_.num_processes()) == accelerator_.num_processes(),
+        "--num_processes: expected ", accelerator_.num_processes(),
+        ", as many as were started, got ", *o.num_processes,
+        " (`pinion launch --num_processes N train_with_accelerate` starts N)");
     for (const std::string& word : tokenizer_->words()) state_.vocabulary += word + "\n";
     PINION_REQUIRE(data, train_.size() > 0, o.ann_path, ": expected studies to train on, got none");
     state_.best = o.monitor_mode == "max" ? -INFINITY : INFINITY;
@@ -172,7 +169,8 @@ class Run {
     TransformerOptions transformer = o_.transformer;
     transformer.vocabulary = tokenizer_->vocabulary();
     ReportModel model(o_.visual_extractor, set_->views(), transformer);
-    if (!o_.pretrained_weights.empty()) load_pretrained(o_, model.visual_extractor);
+    if (!o_.pretrained_weights.empty())
+      load_pretrained(model.visual_extractor, o_.pretrained_weights);
     model.to(accelerator_.device());
     const auto adam = make_optimizer(o_, model);
     accel::DataLoader train_batches(train_, loader_options(true));
@@ -195,7 +193,7 @@ class Run {
         accelerator_.num_processes() == 1 ? "" : "s", accelerator_.device().name(),
         nn::name_of(accelerator_.mixed_precision())));
 
-    for (int64_t epoch = loader->state().epoch; epoch < o_.epochs; ++epoch) {
+    for (int64_t epoch = loader->state().epoch; epoch < o_.epochs && !enough(); ++epoch) {
       const double loss = train_epoch(epoch, net, optimizer, scheduler, loader);
       const Figures on_val = figures_of(written(net, val, val_));
       finish_epoch(epoch, loss, on_val, net);
@@ -210,8 +208,12 @@ class Run {
   }
 
  private:
+  bool enough() const { return o_.max_steps && accelerator_.optimizer_updates() >= *o_.max_steps; }
   StudySet usable_studies() {
     StudySet set = load_studies(o_.ann_path, o_.image_dir, o_.dataset());
+    for (auto& split : {&set.splits[1], &set.splits[2]})
+      if (o_.max_eval_samples && static_cast<int64_t>(split->size()) > *o_.max_eval_samples)
+        split->resize(static_cast<size_t>(*o_.max_eval_samples));
     if (o_.on_bad_sample == "error") return set;
     int64_t studies = 0;
     for (const auto& split : set.splits) studies += static_cast<int64_t>(split.size());
@@ -250,6 +252,7 @@ class Run {
     if (accelerator_.is_main_process())
       bar.emplace(fmt::format("Epoch {}/{}", epoch + 1, o_.epochs), loader.batches());
     double &sum = state_.loss_sum, &words = state_.loss_words;
+    bool cut = false;  // a resumed run may go on with the epoch
     for (StudyBatch& batch : loader) {
       const auto micro_batch = accelerator_.accumulate(net);
       const double weight = weigh_rows(batch, loader.real_rows());
@@ -264,6 +267,8 @@ class Run {
       sum += weight > 0 ? weight * value : 0, words += weight;
       if (bar) bar->step(value);
       accelerator_.save_if_asked();
+      cut = enough() && !accelerator_.end_of_dataloader();
+      if (cut) break;
     }
     if (bar) bar->erase();
     const auto sums =
@@ -271,7 +276,7 @@ class Run {
             .to({})
             .values<double>();
     const double loss = sums[0] / sums[1];
-    sum = words = 0;
+    if (!cut) sum = words = 0;
     PINION_REQUIRE(non_finite, std::isfinite(loss), "training: expected a finite loss, got ", loss,
                    " in epoch ", epoch + 1, " (smaller --lr_ve and --lr_ed may help)");
     return loss;
