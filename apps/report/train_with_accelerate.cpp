@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // train_with_accelerate: trains and evaluates the report generator on any number of ranks.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <chrono>
 #include <cmath>
@@ -37,14 +38,14 @@ struct RunState final : accel::Checkpointable {
   std::string vocabulary;
   double best = 0;
   double loss_sum = 0, loss_words = 0;  // of this rank, in the epoch that is under way
+  std::string sums_of_ranks = "[]";     // these two of every rank, as JSON: see keep_sums()
   int64_t best_epoch = 0, not_improved = 0;
 
   accel::State state() override {
     accel::State out;
     out.put("vocabulary", vocabulary);
     out.put("best", best);
-    out.put("loss_sum", loss_sum);
-    out.put("loss_words", loss_words);
+    out.put("sums_of_ranks", sums_of_ranks);
     out.put("best_epoch", best_epoch);
     out.put("not_improved", not_improved);
     return out;
@@ -56,8 +57,7 @@ struct RunState final : accel::Checkpointable {
                    std::count(from.text("vocabulary").begin(), from.text("vocabulary").end(), '\n'),
                    " there)");
     best = from.real("best");
-    loss_sum = from.real("loss_sum");
-    loss_words = from.real("loss_words");
+    sums_of_ranks = from.text("sums_of_ranks");
     best_epoch = from.integer("best_epoch");
     not_improved = from.integer("not_improved");
   }
@@ -114,6 +114,17 @@ double weigh_rows(StudyBatch& batch, int64_t real) {
     batch.weight = Tensor::of(weight, batch.weight.shape()).to(batch.ids.device());
   }
   return words;
+}
+
+// A checkpoint keeps the counters of random draws of one rank for all, so they must count alike;
+// but a relational memory draws for each word of the longest report, which ranks have of other
+// lengths. After each batch every counter is therefore moved to the next multiple of what one may
+// take.
+void align_counters(ReportModel& model, int64_t most) {
+  const auto step = static_cast<uint64_t>(most);
+  std::vector<nn::NamedCounter> counters = model.counters();
+  for (nn::NamedCounter& c : counters) c.count = (c.count + step - 1) / step * step;
+  model.load_counters(counters);
 }
 
 // The written report beside the true one for each study of a split, the same on every rank.
@@ -182,9 +193,13 @@ class Run {
     optim::Scheduler schedule(*adam, make_schedule(o_, (loader.batches() + window - 1) / window));
     auto scheduler = accelerator_.prepare(schedule);
     accelerator_.register_for_checkpointing(state_);
+    accelerator_.register_save_state_pre_hook([this] { keep_sums(); });
     accelerator_.init_trackers(
         "", {}, o_.resume ? accel::TrackerStart::continued : accel::TrackerStart::replace);
-    if (o_.resume) accelerator_.load_state(o_.resume_from);
+    if (o_.resume) {
+      accelerator_.load_state(o_.resume_from);
+      take_sums();
+    }
     const accel::SignalGuard signals;
     accelerator_.print(fmt::format(
         "{} studies to train on, {} and {} to test; {} words; {} parameters; {} rank{} on {}, {}",
@@ -208,6 +223,23 @@ class Run {
   }
 
  private:
+  // What a checkpoint is to know of the loss so far on each rank, and the way back; where there are
+  // more or fewer ranks than there were, the first takes all.
+  void keep_sums() {
+    const nlohmann::json mine = {state_.loss_sum, state_.loss_words};
+    state_.sums_of_ranks =
+        fmt::format("[{}]", fmt::join(accelerator_.gather_object(mine.dump()), ","));
+  }
+  void take_sums() {
+    const auto all = nlohmann::json::parse(state_.sums_of_ranks);
+    const bool same = all.size() == static_cast<size_t>(accelerator_.num_processes());
+    state_.loss_sum = state_.loss_words = 0;
+    for (size_t rank = 0; rank < all.size(); ++rank)
+      if (static_cast<int>(same ? rank : 0) == accelerator_.process_index()) {
+        state_.loss_sum += all[rank][0].get<double>();
+        state_.loss_words += all[rank][1].get<double>();
+      }
+  }
   bool enough() const { return o_.max_steps && accelerator_.optimizer_updates() >= *o_.max_steps; }
   StudySet usable_studies() {
     StudySet set = load_studies(o_.ann_path, o_.image_dir, o_.dataset());
@@ -257,6 +289,7 @@ class Run {
       const auto micro_batch = accelerator_.accumulate(net);
       const double weight = weigh_rows(batch, loader.real_rows());
       const Tensor logits = net(batch.images, batch.ids, batch.padding);
+      align_counters(*net, o_.max_seq_length);
       const Tensor loss = nn::cross_entropy(logits, batch.targets, {.weight = batch.weight});
       accelerator_.backward(loss, weight);
       accelerator_.clip_grad_value_(optimizer, o_.clip_value);
