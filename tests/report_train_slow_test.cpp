@@ -5,68 +5,15 @@
 #include <signal.h>
 
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <thread>
 
-#include "pinion/runtime/json.h"
 #include "pinion/tests/image_testing.h"
-#include "pinion/tests/program_testing.h"
+#include "pinion/tests/report_testing.h"
 
 namespace pinion::report {
 namespace {
 
 using testing::HasSubstr;
-
-class ReportPrograms : public ProgramTest {
- protected:
-  static std::string program(const char* name) { return std::string(PINION_BINARY_DIR "/") + name; }
-
-  void SetUp() override {
-    const Result made = run({program("make_cxr"), "--output_dir=" + dir_ / "cxr", "--studies", "24",
-                             "8", "8", "--size=64"});
-    ASSERT_EQ(made.code, 0) << made.err;
-  }
-
-  std::vector<std::string> command(const std::string& name,
-                                   const std::vector<std::string>& more) const {
-    std::vector<std::string> all = {program("train_with_accelerate"),
-                                    "--preset=nano",
-                                    "--cpu",
-                                    "--image_dir=" + dir_ / "cxr/images",
-                                    "--ann_path=" + dir_ / "cxr/annotation.json",
-                                    "--save_dir=" + dir_ / name,
-                                    "--record_dir=" + dir_ / "records",
-                                    "--monitor_metric=loss",
-                                    "--monitor_mode=min"};
-    for (const std::string& flag : more)  // may be given once only
-      std::erase_if(all,
-                    [&](const auto& a) { return a.starts_with(flag.substr(0, flag.find('='))); });
-    all.insert(all.end(), more.begin(), more.end());
-    return all;
-  }
-  Result train(const std::string& name, const std::vector<std::string>& more) const {
-    return run(command(name, more));
-  }
-  // The training loss of each epoch.
-  std::vector<double> losses(const std::string& name) const {
-    std::vector<double> out;
-    std::string line;
-    for (std::istringstream in(text(name + "/metrics.jsonl")); std::getline(in, line);) {
-      const auto record = parse_json(line, name);
-      if (record.contains("loss")) out.push_back(record["loss"].get<double>());
-    }
-    return out;
-  }
-  Result generate(const std::string& model, const std::vector<std::string>& films) const {
-    std::vector<std::string> all = {program("generate"), "--cpu", "--checkpoint=" + dir_ / model,
-                                    "--attention=" + dir_ / "attention.png", "--images"};
-    for (const std::string& film : films) all.push_back(dir_ / film);
-    return run(all);
-  }
-
-  static constexpr const char* kFrontal = "cxr/images/test00003/0.png";
-  static constexpr const char* kLateral = "cxr/images/test00003/1.png";
-};
 
 TEST_F(ReportPrograms, TrainsOnOneRankAndOnTwo) {
   const Result plain = train("plain", {"--epochs=2", "--batch_size=8"});
@@ -86,10 +33,7 @@ TEST_F(ReportPrograms, TrainsOnOneRankAndOnTwo) {
   EXPECT_EQ(eval.out, "8 studies of the split test\n" +
                           table.substr(0, table.find('\n', table.find("best constant")) + 1));
 
-  std::vector<std::string> launched = {program("pinion"), "launch", "--cpu", "--num_processes=2"};
-  const auto rest = command("ranks", {"--epochs=2", "--batch_size=4"});
-  launched.insert(launched.end(), rest.begin(), rest.end());
-  const Result ranks = run(launched);
+  const Result ranks = run(launched("ranks", {"--epochs=2", "--batch_size=4"}));
   ASSERT_EQ(ranks.code, 0) << ranks.err;
   EXPECT_THAT(ranks.out, HasSubstr("2 ranks on cpu"));
   const auto one = losses("plain"), two = losses("ranks");
