@@ -48,6 +48,9 @@ void add_data_flags(CLI::App& app, Options& o) {
                  "how often a film to train on is mirrored (default: 0.5, of nano 0)")
       ->check(CLI::Range(0.0, 1.0));
   app.add_option("--batch_size", o.batch_size, "studies of each rank")->check(CLI::PositiveNumber);
+  app.add_option("--max_eval_samples", o.max_eval_samples,
+                 "only so many studies, the first, of the validation and of the test split")
+      ->check(CLI::PositiveNumber);
 }
 
 void add_model_flags(CLI::App& app, Options& o, bool& pretrained) {
@@ -98,6 +101,9 @@ struct Published {
 
 void add_training_flags(CLI::App& app, Options& o, std::string& precision) {
   app.add_option("--epochs", o.epochs)->check(CLI::NonNegativeNumber);
+  app.add_option("--max_steps", o.max_steps,
+                 "the run ends, with an evaluation, when the weights were updated so often")
+      ->check(CLI::PositiveNumber);
   app.add_option("--optim", o.optim)->check(CLI::IsMember({"Adam", "AdamW"}));
   app.add_option("--lr_ve", o.lr_ve, "learning rate of the extractor")
       ->check(CLI::NonNegativeNumber);
@@ -118,6 +124,10 @@ void add_training_flags(CLI::App& app, Options& o, std::string& precision) {
   app.add_flag("--use_amp", o.use_amp, "16-bit arithmetic: fp16 on a GPU, bf16 on a CPU");
   app.add_option("--mixed_precision", precision)->check(CLI::IsMember({"no", "fp16", "bf16"}));
   app.add_flag("--cpu", o.cpu, "no GPU, even where there is one");
+  app.add_option("--num_processes", o.num_processes, "must be what pinion launch was told");
+  for (const char* unused : {"--adam_betas", "--adam_eps"})
+    app.add_option_function<std::string>(
+        unused, [](const std::string&) {}, "changes nothing, as in DACG");
 }
 
 void add_run_flags(CLI::App& app, Options& o) {

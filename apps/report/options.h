@@ -19,6 +19,7 @@ struct Options {
   std::string dataset_name = "iu_xray";
   int64_t max_seq_length = 60, threshold = 3, num_workers = 2, batch_size = 16;
   std::string on_bad_sample = "error";  // or "skip"
+  std::optional<int64_t> max_eval_samples;
   // 0 where left and right matter, since the text is not mirrored. Default: .5, of nano 0.
   std::optional<double> hflip_prob;
 
@@ -32,6 +33,7 @@ struct Options {
 
   // training
   int64_t epochs = 100;
+  std::optional<int64_t> max_steps;
   std::string optim = "Adam";
   double lr_ve = 5e-5, lr_ed = 1e-4, weight_decay = 5e-5;
   bool amsgrad = true;
@@ -45,6 +47,7 @@ struct Options {
   std::optional<nn::Precision> mixed_precision;
   bool cpu = false;
   bool sync_bn = false;  // batch norm by the statistics of all ranks' films of a view
+  std::optional<int64_t> num_processes;  // only to be compared with how many there are
 
   // the run
   std::string save_dir = "results/iu_xray", record_dir = "records/";

@@ -32,6 +32,7 @@ enum Parameter : size_t {
   kGates,
   kGatesBias,
 };
+constexpr int64_t kMostWords = 8192;                         // more than there are positions
 constexpr size_t kJoined[] = {kQuery, kKey, kValue, kWord};  // what are rows of one matrix
 
 // What one call of the op keeps until its backward pass.
@@ -223,12 +224,14 @@ Tensor RelationalMemory::step(const Tensor& memory, const Tensor& word) {
 }
 
 Tensor RelationalMemory::operator()(const Tensor& words) {
-  PINION_CHECK(words.rank() == 3 && words.size(1) > 0 && words.size(2) == W.weight.size(1),
-               "relational_memory: expected words [B,T,", W.weight.size(1),
-               "], at least one a report, got ", words.shape());
+  PINION_CHECK(words.rank() == 3 && words.size(1) > 0 && words.size(2) == W.weight.size(1) &&
+                   words.size(1) <= kMostWords,
+               "relational_memory: expected words [B,T,", W.weight.size(1), "], 1 to ", kMostWords,
+               " a report, got ", words.shape());
   const DType dtype = W.weight.dtype();
   if (dtype != DType::f32 && dtype != DType::f64) return by_steps(words);
-  const nn::AttentionOptions drawn = attn.draw(static_cast<uint64_t>(words.size(1)));
+  // The same number of draws whatever the length: a checkpoint keeps one rank's count for all.
+  const nn::AttentionOptions drawn = attn.draw(kMostWords);
   Call call;
   call.args = {.batch = words.size(0),
                .steps = words.size(1),

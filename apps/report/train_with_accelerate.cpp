@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // train_with_accelerate: trains and evaluates the report generator on any number of ranks.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <chrono>
 #include <cmath>
@@ -15,6 +16,7 @@
 #include "pinion/apps/report/examination.h"
 #include "pinion/apps/report/memory_advice.h"
 #include "pinion/apps/report/options.h"
+#include "pinion/apps/report/pretrained.h"
 #include "pinion/apps/report/run_page.h"
 #include "pinion/dist/parallel/sync_batch_norm.h"
 #include "pinion/nn/init.h"
@@ -24,7 +26,6 @@
 #include "pinion/runtime/autograd.h"
 #include "pinion/runtime/fs.h"
 #include "pinion/runtime/log.h"
-#include "pinion/runtime/safetensors.h"
 
 namespace pinion::report {
 
@@ -39,14 +40,14 @@ struct RunState final : accel::Checkpointable {
   std::string vocabulary;
   double best = 0;
   double loss_sum = 0, loss_words = 0;  // of this rank, in the epoch that is under way
+  std::string sums_of_ranks = "[]";     // these two of every rank, as JSON: see keep_sums()
   int64_t best_epoch = 0, not_improved = 0;
 
   accel::State state() override {
     accel::State out;
     out.put("vocabulary", vocabulary);
     out.put("best", best);
-    out.put("loss_sum", loss_sum);
-    out.put("loss_words", loss_words);
+    out.put("sums_of_ranks", sums_of_ranks);
     out.put("best_epoch", best_epoch);
     out.put("not_improved", not_improved);
     return out;
@@ -58,8 +59,7 @@ struct RunState final : accel::Checkpointable {
                    std::count(from.text("vocabulary").begin(), from.text("vocabulary").end(), '\n'),
                    " there)");
     best = from.real("best");
-    loss_sum = from.real("loss_sum");
-    loss_words = from.real("loss_words");
+    sums_of_ranks = from.text("sums_of_ranks");
     best_epoch = from.integer("best_epoch");
     not_improved = from.integer("not_improved");
   }
@@ -102,15 +102,6 @@ optim::Schedule make_schedule(const Options& o, int64_t updates_per_epoch) {
   });
 }
 
-void load_pretrained(const Options& o, VisualExtractor& extractor) {
-  std::vector<nn::NamedTensor> found;
-  for (auto& [name, tensor] : load_safetensors(o.pretrained_weights).tensors) {
-    const std::string ours = name_from_torchvision(name);
-    if (!ours.empty()) found.push_back({ours, tensor});
-  }
-  nn::load_file_tensors(extractor, found, o.pretrained_weights.c_str());
-}
-
 // Weights of a batch's words, zero for rows that only fill it up. At least one is not zero, so that
 // the loss is a number; the weight of the batch then says that it does not count.
 double weigh_rows(StudyBatch& batch, int64_t real) {
@@ -139,6 +130,12 @@ class Run {
         train_(batches(Split::train)),
         val_(batches(Split::val)),
         test_(batches(Split::test)) {
+    PINION_REQUIRE(
+        usage,
+        o.num_processes.value_or(accelerator_.num_processes()) == accelerator_.num_processes(),
+        "--num_processes: expected ", accelerator_.num_processes(),
+        ", as many as were started, got ", *o.num_processes,
+        " (`pinion launch --num_processes N train_with_accelerate` starts N)");
     for (const std::string& word : tokenizer_->words()) state_.vocabulary += word + "\n";
     PINION_REQUIRE(data, train_.size() > 0, o.ann_path, ": expected studies to train on, got none");
     check_monitor_metric();
@@ -150,7 +147,8 @@ class Run {
     TransformerOptions transformer = o_.transformer;
     transformer.vocabulary = tokenizer_->vocabulary();
     ReportModel model(o_.visual_extractor, set_->views(), transformer);
-    if (!o_.pretrained_weights.empty()) load_pretrained(o_, model.visual_extractor);
+    if (!o_.pretrained_weights.empty())
+      load_pretrained(model.visual_extractor, o_.pretrained_weights);
     model.to(accelerator_.device());
     if (o_.sync_bn && accelerator_.use_distributed())  // a rank without studies joins with one
       dist::convert_sync_batchnorm(model, {std::shared_ptr<void>(), &accelerator_.group()});
@@ -165,9 +163,13 @@ class Run {
     optim::Scheduler schedule(*adam, make_schedule(o_, (loader.batches() + window - 1) / window));
     auto scheduler = accelerator_.prepare(schedule);
     accelerator_.register_for_checkpointing(state_);
+    accelerator_.register_save_state_pre_hook([this] { keep_sums(); });
     accelerator_.init_trackers(
         "", {}, o_.resume ? accel::TrackerStart::continued : accel::TrackerStart::replace);
-    if (o_.resume) accelerator_.load_state(o_.resume_from);
+    if (o_.resume) {
+      accelerator_.load_state(o_.resume_from);
+      take_sums();
+    }
     const accel::SignalGuard signals;
     accelerator_.print(fmt::format(
         "{} studies to train on, {} and {} to test; {} words; {} parameters; {} rank{} on {}, {}",
@@ -176,7 +178,7 @@ class Run {
         accelerator_.num_processes() == 1 ? "" : "s", accelerator_.device().name(),
         nn::name_of(accelerator_.mixed_precision())));
 
-    for (int64_t epoch = loader->state().epoch; epoch < o_.epochs; ++epoch) {
+    for (int64_t epoch = loader->state().epoch; epoch < o_.epochs && !enough(); ++epoch) {
       const double loss = train_epoch(epoch, net, optimizer, scheduler, loader);
       const Figures on_val = figures_of(examiner.write(val));
       finish_epoch(epoch, loss, on_val, net);
@@ -191,8 +193,29 @@ class Run {
   }
 
  private:
+  // What a checkpoint is to know of the loss so far on each rank, and the way back; where there are
+  // more or fewer ranks than there were, the first takes all.
+  void keep_sums() {
+    const nlohmann::json mine = {state_.loss_sum, state_.loss_words};
+    state_.sums_of_ranks =
+        fmt::format("[{}]", fmt::join(accelerator_.gather_object(mine.dump()), ","));
+  }
+  void take_sums() {
+    const auto all = nlohmann::json::parse(state_.sums_of_ranks);
+    const bool same = all.size() == static_cast<size_t>(accelerator_.num_processes());
+    state_.loss_sum = state_.loss_words = 0;
+    for (size_t rank = 0; rank < all.size(); ++rank)
+      if (static_cast<int>(same ? rank : 0) == accelerator_.process_index()) {
+        state_.loss_sum += all[rank][0].get<double>();
+        state_.loss_words += all[rank][1].get<double>();
+      }
+  }
+  bool enough() const { return o_.max_steps && accelerator_.optimizer_updates() >= *o_.max_steps; }
   StudySet usable_studies() {
     StudySet set = load_studies(o_.ann_path, o_.image_dir, o_.dataset());
+    for (auto& split : {&set.splits[1], &set.splits[2]})
+      if (o_.max_eval_samples && static_cast<int64_t>(split->size()) > *o_.max_eval_samples)
+        split->resize(static_cast<size_t>(*o_.max_eval_samples));
     if (o_.on_bad_sample == "error") return set;
     int64_t studies = 0;
     for (const auto& split : set.splits) studies += static_cast<int64_t>(split.size());
@@ -240,6 +263,7 @@ class Run {
     if (accelerator_.is_main_process())
       bar.emplace(fmt::format("Epoch {}/{}", epoch + 1, o_.epochs), loader.batches());
     double &sum = state_.loss_sum, &words = state_.loss_words;
+    bool cut = false;  // a resumed run may go on with the epoch
     for (StudyBatch& batch : loader) {
       const auto micro_batch = accelerator_.accumulate(net);
       const double weight = weigh_rows(batch, loader.real_rows());
@@ -254,6 +278,8 @@ class Run {
       sum += weight > 0 ? weight * value : 0, words += weight;
       if (bar) bar->step(value);
       accelerator_.save_if_asked();
+      cut = enough() && !accelerator_.end_of_dataloader();
+      if (cut) break;
     }
     if (bar) bar->erase();
     const auto sums =
@@ -261,7 +287,7 @@ class Run {
             .to({})
             .values<double>();
     const double loss = sums[0] / sums[1];
-    sum = words = 0;
+    if (!cut) sum = words = 0;
     PINION_REQUIRE(non_finite, std::isfinite(loss), "training: expected a finite loss, got ", loss,
                    " in epoch ", epoch + 1, " (smaller --lr_ve and --lr_ed may help)");
     return loss;
