@@ -21,7 +21,7 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
   void take_over(nn::Module& model);
   int stage() const { return options_.stage; }
 
-  // zero_gradients.cpp
+  // gradients.cpp
   void set_sync(bool on) { sync_ = on; }
   bool sync() const { return sync_; }
   void synchronize();
@@ -31,12 +31,12 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
   void after_step() override;
   void zero_grad() override;
 
-  // zero_units.cpp
+  // units.cpp
   Tensor run(nn::Module& unit, const std::function<Tensor()>& f);
   void begin_whole();
   void end_whole();
 
-  // zero_state.cpp
+  // state.cpp
   std::vector<optim::StateSlice> parameter_slices();
   void load_parameter_slices(const optim::ReadSlice& read);
   std::vector<nn::NamedTensor> state();
@@ -88,7 +88,7 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
   Tensor mine(const Segment& s, const Tensor& block) const;  // this rank's piece of [size]
   Tensor place(const Item& item, const Tensor& block) const;
 
-  // zero_gradients.cpp
+  // gradients.cpp
   [[noreturn]] void give_up(const std::string& text) const;
   void arrive(size_t item);
   void collect(Item& item, Segment& s);
@@ -99,7 +99,7 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
   void reduce_all();
   void share_reached();
 
-  // zero_units.cpp
+  // units.cpp
   void start_gather(Unit& unit);
   void gather(int unit);
   void prefetch(int unit);
