@@ -229,11 +229,19 @@ TEST(Evaluation, SetsWrittenReportsBesideThoseThatDoNotLook) {
   EXPECT_EQ(perfect.of("F1"), 1);
   EXPECT_EQ(perfect.of("exact"), 1);
   EXPECT_NEAR(perfect.of("BLEU_4"), 1, 1e-9);
-  const Controls controls = controls_of(pairs, reports);
-  EXPECT_LT(controls.shuffled.of("F1"), .5);
-  EXPECT_LT(controls.constant.of("F1"), .5);
-  EXPECT_GT(controls.constant.of("BLEU_4"), .3);  // which is why F1 stands beside it
-  EXPECT_EQ(controls.constant.of("unique"), 1);
+  const Controls controls = controls_of(pairs, "no device .", reports);
+  const auto row = [&](size_t i, const std::string& name) {
+    EXPECT_EQ(controls.table.at(i).first, name);
+    return controls.table.at(i).second;
+  };
+  EXPECT_EQ(row(0, "as written").values, perfect.values);
+  EXPECT_LT(row(1, "shuffled images").of("F1"), .5);
+  EXPECT_EQ(row(2, "blank images").of("exact"), 0);
+  const Figures constant = row(3, "best constant");
+  EXPECT_LT(constant.of("F1"), .5);
+  EXPECT_GT(constant.of("BLEU_4"), .3);  // which is why F1 stands beside it
+  EXPECT_EQ(constant.of("unique"), 1);
+  EXPECT_NE(std::find(reports.begin(), reports.end(), controls.constant_report), reports.end());
   EXPECT_THROW(perfect.of("METEOR"), Error);
   EXPECT_FALSE(figures_of({{"a b", {"a b c"}}}).has("F1"));
 }

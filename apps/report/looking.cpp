@@ -70,11 +70,12 @@ bool lies_in(std::span<const FindingBox> boxes, Attribute finding, int64_t place
   });
 }
 
-// The words of a sentence that the attribute's normal sentence lacks.
+// The words of a sentence that the attribute's normal sentences lack, in any style.
 bool decides(const std::string& word, Attribute finding) {
-  const std::string normal =
-      std::string(" ") + attribute_table()[static_cast<size_t>(finding)].values[0].sentence + " ";
-  return normal.find(" " + word + " ") == std::string::npos;
+  const auto& normal = attribute_table()[static_cast<size_t>(finding)].values[0].sentences;
+  return std::none_of(normal.begin(), normal.end(), [&](const char* sentence) {
+    return (std::string(" ") + sentence + " ").find(" " + word + " ") != std::string::npos;
+  });
 }
 
 }  // namespace
