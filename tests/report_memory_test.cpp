@@ -7,6 +7,7 @@
 
 #include "pinion/apps/report/relational_memory.h"
 #include "pinion/nn/init.h"
+#include "pinion/optim/sgd.h"
 #include "pinion/runtime/autograd.h"
 
 namespace pinion::report {
@@ -123,6 +124,22 @@ TEST(RelationalMemory, HasTheGradientsOfDifferences) {
       EXPECT_NEAR(gradient[i], difference, 1e-7 * (1 + std::abs(difference)))
           << "leaf " << k << ", element " << i;
     }
+  }
+}
+
+TEST(RelationalMemory, GradientsInAnArenaForgetTheStepBefore) {
+  Case c(kSmall, DType::f32, false);
+  optim::Sgd sgd(c.memory.named_parameters(), {.lr = 0});
+  std::vector<std::vector<float>> first;
+  for (int step = 0; step < 2; ++step) {
+    backward(c.memory(c.words), c.dy);
+    const std::vector<Tensor> parameters = c.memory.parameters();
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      const auto gradient = parameters[i].grad().values<float>();
+      if (step == 0) first.push_back(gradient);
+      EXPECT_EQ(gradient, first[i]) << "parameter " << i;
+    }
+    sgd.zero_grad();
   }
 }
 

@@ -236,7 +236,7 @@ TEST(Evaluation, SetsWrittenReportsBesideThoseThatDoNotLook) {
   };
   EXPECT_EQ(row(0, "as written").values, perfect.values);
   EXPECT_LT(row(1, "shuffled images").of("F1"), .5);
-  EXPECT_EQ(row(2, "blank images").of("exact"), 0);
+  EXPECT_LT(row(2, "blank images").of("exact"), .2);
   const Figures constant = row(3, "best constant");
   EXPECT_LT(constant.of("F1"), .5);
   EXPECT_GT(constant.of("BLEU_4"), .3);  // which is why F1 stands beside it

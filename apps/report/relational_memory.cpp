@@ -144,8 +144,10 @@ struct Call {
     run([&](auto& ctx) { kernels::relational_memory_backward(ctx, args); });
 
     Tensors out{Tensor::like(words)};
-    for (size_t i = 0; i < parameters.size(); ++i) out.push_back(gradient_for(parameters[i]));
+    for (size_t i = 0; i < parameters.size(); ++i) out.push_back({});
+    // A slot that is claimed must be written: those of the joined ones are left alone.
     const auto part = [&](size_t i, const View& d, const View& x) {
+      for (const size_t p : {i, i + 1}) out[1 + p] = gradient_for(parameters[p]);
       gradients(d, x, out[1 + i], out[2 + i]);
     };
     part(kOut, args.tanh_next, args.attended);
