@@ -44,6 +44,7 @@ Checkpoints& Accelerator::checkpoints_at(const std::string& root) {
   CheckpointOptions options = options_.checkpoints;
   options.root = root;
   options.device = device();
+  options.allow_world_size_change |= settings().deterministic;  // nothing depends on it then
   kept->checkpoints = std::make_unique<Checkpoints>(options, &group());
   Conductor& c = *conductor_;
   for (size_t i = 0; i < c.models().size(); ++i)

@@ -66,7 +66,7 @@ AcceleratorOptions options_of(dist::ProcessGroup& group, const Job& job) {
           .zero_stage = job.stage,
           .deterministic = true,
           .virtual_shards = job.shards,
-          .checkpoints = {.root = job.root, .allow_world_size_change = true},
+          .checkpoints = {.root = job.root},
           .group = &group};
 }
 
