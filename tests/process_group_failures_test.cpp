@@ -33,7 +33,7 @@ class EitherBackend : public testing::TestWithParam<const char*> {
   }
 };
 INSTANTIATE_TEST_SUITE_P(All, EitherBackend, testing::Values("local", "shm"),
-                         [](const auto& info) { return std::string(info.param); });
+                         [](const auto& test) { return std::string(test.param); });
 
 TEST_P(EitherBackend, AMismatchNamesBothCalls) {
   expect_all(3, kDesync,
