@@ -152,7 +152,9 @@ TEST(AcceleratorZero, AnyStageOnAnyRanksLoadsAnyOther) {
         SCOPED_TRACE(testing::Message() << "stage " << from << " to " << to << " on " << ranks);
         const Weights got =
             train({.stage = to, .ranks = ranks, .root = dir.path(), .load = true, .elastic = true});
-        if (ranks == 2) EXPECT_EQ(got, plain);
+        if (ranks == 2) {
+          EXPECT_EQ(got, plain);
+        }
         EXPECT_LE(distance(got, plain), 1e-6);
       }
   }
@@ -183,7 +185,9 @@ TEST(AcceleratorZero, InAWindowOnlyTheSameGradientsLoad) {
     other.stage = from, other.ranks = 4;
     EXPECT_THAT(error_of([&] { train(other); }).what(), HasSubstr("cannot be read by 4"));
     other.ranks = 2, other.units = true;  // another layout, if there are pieces
-    if (from == 3) EXPECT_THAT(error_of([&] { train(other); }).what(), HasSubstr("other units"));
+    if (from == 3) {
+      EXPECT_THAT(error_of([&] { train(other); }).what(), HasSubstr("other units"));
+    }
   }
 }
 

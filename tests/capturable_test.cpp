@@ -128,7 +128,9 @@ TEST(Capturable, TooManySkipsAreAnErrorWhereTheScaleIsRead) {
   GradScaler scaler({.init_scale = 1024, .max_skips = 3});
   scaler.make_capturable({});
   for (int i = 1; i <= 3; ++i) {
-    if (i > 1) EXPECT_EQ(scaler.scale(), i == 2 ? 512 : 256);
+    if (i > 1) {
+      EXPECT_EQ(scaler.scale(), i == 2 ? 512 : 256);
+    }
     p.gradients(3, scaler.scale());  // with an infinity
     scaler.step(adam);
     scaler.update();

@@ -23,6 +23,7 @@
 #include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -102,8 +103,10 @@ int wait_for_signal(const std::string& dir, bool stubborn) {
   if (how == "stop") raise(SIGSTOP);
   if (how == "deaf")
     for (const int signal : {SIGQUIT, SIGTERM}) ::signal(signal, SIG_IGN);
-  for (volatile int i = 0;; i = i + 1) {
+  volatile bool for_ever = true;
+  while (for_ever) {
   }
+  std::abort();
 }
 
 void hang(const std::string& how) {
@@ -126,8 +129,8 @@ int deeper(volatile char* above) {  // ends with the stack
     volatile char first = 0;
     deeper(&first);
   } else if (how == "segv") {
-    volatile auto* nowhere = reinterpret_cast<volatile int*>(16);
-    *nowhere = 1;
+    volatile uintptr_t address = 16;
+    *reinterpret_cast<volatile int*>(address) = 1;
   } else if (how == "bus") {  // memory behind the end of its file
     const int empty = memfd_create("empty", 0);
     auto* page = static_cast<volatile char*>(
@@ -135,7 +138,7 @@ int deeper(volatile char* above) {  // ends with the stack
     *page = 1;
   } else if (how == "fpe") {
     volatile int zero = 0, seven = 7;
-    seven = seven / zero;
+    std::exit(seven / zero);
   } else if (how == "ill") {
     __builtin_trap();
   }
