@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <mutex>
 
+#include "pinion/accel/crash_record.h"
 #include "pinion/accel/rank_talk.h"
 #include "pinion/accel/track/tensorboard.h"
 #include "pinion/nn/weights.h"
@@ -39,11 +40,13 @@ std::shared_ptr<Accelerator::Joined> Accelerator::Joined::make(const Accelerator
     joined->settings.cpu = true;
     return joined;
   }
+  record_crashes();
   joined->world = dist::world_from_environment();
   set_log_rank(joined->world.rank, joined->world.size);
   joined->settings = resolve(options, [](const char* name) { return std::getenv(name); });
   joined->device = device_for(joined->settings, joined->world, cuda_device_count());
-  joined->owned = dist::init_process_group(joined->world, joined->device);
+  joined->owned = dist::init_process_group(joined->world, joined->device, dist::Backend::automatic,
+                                           joined->settings.timeout);
   joined->group = joined->owned.get();
   return joined;
 }
@@ -57,6 +60,8 @@ void Accelerator::Joined::check_same(const AcceleratorOptions& options) const {
   PINION_REQUIRE(config, stage == settings.zero_stage,
                  "Accelerator: expected the zero_stage of the one that is there already, ",
                  settings.zero_stage, ", got ", stage);
+  PINION_REQUIRE(config, !options.deterministic || settings.deterministic,
+                 "Accelerator: expected deterministic as of the one that is there already, off");
   PINION_REQUIRE(config, !options.cpu || device == Device{},
                  "Accelerator: expected the device of the one that is there already, ",
                  device.name(), ", got cpu");
@@ -173,12 +178,12 @@ Tensor Accelerator::gather_for_metrics(const Tensor& x) {
                "gather_for_metrics: expected a tensor with a row for each sample");
   std::vector<int64_t> rows, keep;
   const ShardPlan& plan = feed->plan();
-  const int64_t mine = plan.of(feed->round_begin()).rows;
+  const int64_t mine = plan.of(feed->round_begin(), process_index(), feed->turn()).rows;
   PINION_CHECK(x.size(0) % mine == 0, "gather_for_metrics: expected a row, or k rows, for each of",
                " the ", mine, " samples of this batch, got ", x.shape());
   const int64_t k = x.size(0) / mine;
   for (int r = 0; r < num_processes(); ++r) {
-    const ShardBatch batch = plan.of(feed->round_begin(), r);
+    const ShardBatch batch = plan.of(feed->round_begin(), r, feed->turn());
     rows.push_back(k * batch.rows), keep.push_back(k * batch.real);
   }
   return gather_rows(group(), x, rows, keep);

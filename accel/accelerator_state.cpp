@@ -44,6 +44,7 @@ Checkpoints& Accelerator::checkpoints_at(const std::string& root) {
   CheckpointOptions options = options_.checkpoints;
   options.root = root;
   options.device = device();
+  options.allow_world_size_change |= settings().deterministic;  // nothing depends on it then
   kept->checkpoints = std::make_unique<Checkpoints>(options, &group());
   Conductor& c = *conductor_;
   for (size_t i = 0; i < c.models().size(); ++i)
@@ -96,6 +97,9 @@ void Accelerator::register_for_checkpointing(Checkpointable& object) {
 }
 
 std::string Accelerator::save_state(const std::string& root, bool best) {
+  PINION_CHECK(!conductor_->in_round(),
+               "save_state: with deterministic, expected the end of a round of virtual shards,"
+               " where sync_gradients() is true at the latest");
   for (const auto& hook : before_save_) hook();
   Checkpoints& checkpoints = checkpoints_at(root.empty() ? checkpoint_root() : root);
   (void)scaler();  // its iteration ends before it is kept
@@ -112,6 +116,7 @@ bool Accelerator::resume_state(const std::string& root) {
 }
 
 void Accelerator::save_if_asked() {
+  if (conductor_->in_round()) return;  // soon
   const SaveRequest request = SignalGuard::take_agreed(group(), device());
   if (request == SaveRequest::none) return;
   save_state();

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "pinion/accel/gather.h"
+#include "pinion/nn/noise.h"
 #include "pinion/nn/ops.h"
 #include "pinion/optim/clip.h"
 
@@ -39,15 +40,17 @@ Conductor::Conductor(dist::ProcessGroup& group, const AcceleratorOptions& option
       group_(group),
       device_(device),
       precision_(settings.mixed_precision),
-      split_batches_(options.split_batches),
+      split_batches_(options.split_batches || settings.deterministic),
       even_batches_(options.even_batches),
       sync_with_dataloader_(options.sync_with_dataloader),
       step_with_optimizer_(options.step_scheduler_with_optimizer),
       compat_(options.scheduler_compat),
       gradient_clipping_(settings.gradient_clipping),
-      sync_(group, options.ddp, options.broadcast_buffers, zero_options(options, settings)),
+      sync_(group, options.ddp, options.broadcast_buffers, zero_options(options, settings),
+            settings.deterministic ? settings.virtual_shards : 0),
+      shards_(sync_.virtual_shards()),
       scaler_(scaler_options(options, settings.mixed_precision)),
-      window_(group.size()) {}
+      window_(shards_ ? 1 : group.size()) {}  // shards' gradients are summed, ranks' averaged
 
 // --- what was prepared ---
 
@@ -72,7 +75,8 @@ void Conductor::add(optim::Scheduler& scheduler) {
 }
 
 Shard Conductor::shard() const {
-  return {group_.rank(), group_.size(), split_batches_, even_batches_};
+  return {group_.rank(), group_.size(), split_batches_, even_batches_,
+          shards_ ? shards_->turns() : 1};
 }
 
 void Conductor::add(BatchFeed& feed) {
@@ -108,7 +112,8 @@ void Conductor::leave(BatchFeed& feed) {
 }
 
 bool Conductor::end_of_dataloader() const {
-  return active() && active()->plan().is_last(active()->round_begin());
+  return active() && active()->plan().is_last(active()->round_begin()) &&
+         active()->turn() + 1 == active()->plan().shard().turns;
 }
 
 void Conductor::set_even_batches(bool even) {
@@ -118,11 +123,23 @@ void Conductor::set_even_batches(bool even) {
 
 // --- the step ---
 
+void Conductor::before_forward(nn::Module& module) {
+  if (!shards_) set_noise_part(group_.rank());
+  sync_.before_forward(module, sync_gradients);
+}
+
 void Conductor::begin_micro_batch() {
   guarded_ = true;
   if (window_done_) window_.close(), window_done_ = false;
   window_.next_micro_batch();
-  if (sync_with_dataloader_ && end_of_dataloader()) {
+  if (shards_) {
+    PINION_CHECK(active(),
+                 "accumulate: with deterministic, expected a loop over a prepared loader");
+    shards_->begin(active()->turn());
+  }
+  if (shards_ && active()->turn() + 1 < shards_->turns()) {
+    sync_gradients = false;
+  } else if (sync_with_dataloader_ && end_of_dataloader()) {
     micro_step = 0;
     sync_gradients = true;
   } else {
@@ -138,7 +155,9 @@ double Conductor::over_ranks(double x) {
 // A power of two near the mean of what the ranks gave first: dividing by it rounds nothing.
 double Conductor::unit_of(double weight) {
   if (given_unit_ > 0) return given_unit_;
-  const double mean = over_ranks(weight) / group_.size();
+  // Rank 0 always has the first shard, whatever the number of ranks.
+  const double mean =
+      shards_ ? over_ranks(group_.rank() == 0 ? weight : 0) : over_ranks(weight) / group_.size();
   if (mean > 0) given_unit_ = std::exp2(std::round(std::log2(mean)));
   return mean > 0 ? given_unit_ : 1;
 }
@@ -148,6 +167,9 @@ Window::Weight Conductor::weight_of_batch() const {
   if (!active()) return {1, ranks, 1};
   const ShardPlan& plan = active()->plan();
   const int64_t begin = active()->round_begin();
+  if (shards_)  // what they weigh together, the end of the round says
+    return {static_cast<double>(plan.weight(begin, group_.rank(), active()->turn())), 0,
+            static_cast<double>(plan.round())};
   return {static_cast<double>(plan.weight(begin, group_.rank())),
           static_cast<double>(plan.total_weight(begin)), static_cast<double>(plan.batch())};
 }
@@ -178,10 +200,20 @@ void Conductor::backward(const Tensor& loss, std::optional<double> weight) {
   PINION_CHECK(loss.defined(), "backward: expected a loss, got an undefined tensor");
   PINION_CHECK(!weight || (*weight >= 0 && std::isfinite(*weight)),
                "backward: expected a finite weight >= 0, got ", *weight);
+  if (shards_) return backward_in_shard(loss, weight);
   const double factor = guarded_ ? factor_in_window(weight) : factor_alone(weight);
   sync_.backward(scaler_.scale(factor == 1 ? loss : loss * factor), sync_gradients && !no_sync);
   if (guarded_ && sync_gradients && weights_given_)
     window_.set_everyone(over_ranks(window_.mine()));
+}
+
+void Conductor::backward_in_shard(const Tensor& loss, std::optional<double> weight) {
+  PINION_CHECK(guarded_ && !no_sync,
+               "backward: with deterministic, expected accumulate() around it, and no no_sync()");
+  const double factor = factor_in_window(weight);
+  const double mine = weight ? *weight : weight_of_batch().mine;
+  const auto total = shards_->backward(scaler_.scale(factor == 1 ? loss : loss * factor), mine);
+  if (total) window_.add_everyone(*total);
 }
 
 void Conductor::correct(Optimizer& o) {
@@ -287,6 +319,7 @@ void Conductor::set_progress(const State& state) {
   window_.close();
   window_done_ = scaler_due_ = false;
   sync_gradients = true;
+  if (shards_) shards_->leave_round();
 }
 
 State Conductor::window_state() const {

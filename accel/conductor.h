@@ -48,13 +48,14 @@ class Conductor {
   bool even_batches() const { return even_batches_; }
 
   // --- the step ---
-  void before_forward(nn::Module& module) { sync_.before_forward(module, sync_gradients); }
+  void before_forward(nn::Module& module);
   bool gathers(const nn::Module& module) const { return sync_.gathers(module); }
   Tensor run(nn::Module& module, const std::function<Tensor()>& f) { return sync_.run(module, f); }
   GradientSync::Whole whole() { return sync_.whole(); }
   dist::Zero* zero_of(const optim::Optimizer& o) const { return sync_.zero_of(o); }
   void begin_micro_batch();  // accumulate(): what follows, until end_micro_batch(), is weighed
   void end_micro_batch() { guarded_ = false; }
+  bool in_round() { return shards_ && shards_->in_round(); }  // of virtual shards
   void backward(const Tensor& loss, std::optional<double> weight);
   void step(Optimizer& o);
   void zero_grad(Optimizer& o);
@@ -93,6 +94,7 @@ class Conductor {
   double factor_alone(std::optional<double> given);
   double over_ranks(double x);
   double unit_of(double weight);
+  void backward_in_shard(const Tensor& loss, std::optional<double> weight);
   void correct(Optimizer& o);
   void settle_scaler();
 
@@ -103,6 +105,7 @@ class Conductor {
   SchedulerCompat compat_;
   double gradient_clipping_;
   GradientSync sync_;
+  VirtualShards* shards_;  // of sync_; null unless deterministic
   optim::GradScaler scaler_;
   bool scaler_due_ = false;  // its iteration has ended
   Window window_;

@@ -54,7 +54,8 @@ bool share_any(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
 }  // namespace
 
 GradientSync::GradientSync(dist::ProcessGroup& group, const dist::ReducerOptions& options,
-                           bool broadcast_buffers, const dist::ZeroOptions& zero)
+                           bool broadcast_buffers, const dist::ZeroOptions& zero,
+                           int virtual_shards)
     : group_(std::shared_ptr<void>(), &group),  // the Accelerator owns it
       options_(options),
       broadcast_buffers_(broadcast_buffers),
@@ -63,17 +64,24 @@ GradientSync::GradientSync(dist::ProcessGroup& group, const dist::ReducerOptions
                  "Accelerator: expected no hook of gradients with ZeRO, which reduces shards; got "
                  "one, and stage ",
                  zero_.stage);
+  if (virtual_shards == 0) return;
+  PINION_REQUIRE(config, zero_.stage == 0 && !options_.hook,
+                 "Accelerator: deterministic expects gradients that are whole: no ZeRO, got stage ",
+                 zero_.stage, ", and no hook, got ", options_.hook ? "one" : "none");
+  shards_.emplace(group, virtual_shards);
 }
 
 void GradientSync::add(nn::Module& module) {
-  if (group_->size() == 1) return;
+  if (group_->size() == 1 && !shards_) return;
   models_.push_back({&module, joined_by_dtype(module.named_buffers())});
+  if (shards_) shards_->add(module, models_.back().buffers);
   for (const Tensor& parameter : module.parameters()) group_->broadcast(parameter, 0).wait();
   for (const Tensor& block : models_.back().buffers) group_->broadcast(block, 0).wait();
 }
 
 void GradientSync::add(optim::Optimizer& optimizer) {
   optimizers_.push_back({&optimizer, nullptr, {}});
+  if (shards_) shards_->add(optimizer);
   reducer_.reset();
 }
 
@@ -81,10 +89,11 @@ void GradientSync::forget() {
   models_.clear();
   optimizers_.clear();
   reducer_.reset();
+  if (shards_) shards_->forget();
 }
 
 void GradientSync::before_forward(nn::Module& module, bool sync) {
-  if (!broadcast_buffers_ || !sync || !module.training() || !grad_enabled()) return;
+  if (!broadcast_buffers_ || shards_ || !sync || !module.training() || !grad_enabled()) return;
   for (const Model& model : models_)
     if (model.module == &module)
       for (const Tensor& block : model.buffers) group_->broadcast(block, 0).wait();

@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "pinion/accel/virtual_shards.h"
 #include "pinion/dist/parallel/reducer.h"
 #include "pinion/dist/zero/zero.h"
 #include "pinion/nn/module.h"
@@ -17,9 +18,10 @@ namespace pinion::accel {
 
 class GradientSync {
  public:
-  // zero.stage 0: plain data parallelism. On one rank nothing is sharded either.
+  // zero.stage 0: plain data parallelism. On one rank nothing is sharded either. virtual_shards 0:
+  // training is not deterministic over numbers of ranks.
   GradientSync(dist::ProcessGroup& group, const dist::ReducerOptions& options,
-               bool broadcast_buffers, const dist::ZeroOptions& zero);
+               bool broadcast_buffers, const dist::ZeroOptions& zero, int virtual_shards);
 
   void add(nn::Module& module);  // takes over rank 0's parameters and buffers
   void add(optim::Optimizer& optimizer);
@@ -34,6 +36,7 @@ class GradientSync {
   // ZeRO adds up the means of every backward at stages 2 and 3, and at stage 1 takes the mean when
   // the optimizer asks for it, so that any number of losses may come before.
   void backward(const Tensor& loss, bool sync);
+  VirtualShards* virtual_shards() { return shards_ ? &*shards_ : nullptr; }
 
   // Stage 3: whether the parameters of this module are there only inside of run(), and f() with
   // them there.
@@ -65,6 +68,7 @@ class GradientSync {
   std::vector<Model> models_;
   std::vector<Trained> optimizers_;
   std::unique_ptr<dist::Reducer> reducer_;  // made by the first backward
+  std::optional<VirtualShards> shards_;
 };
 
 }  // namespace pinion::accel

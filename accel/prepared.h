@@ -145,18 +145,21 @@ class AcceleratedLoader {
   // first ones, are in no other batch of the epoch.
   std::span<const int64_t> indices() const { return loader_->indices(); }
   int64_t real_rows() const {
-    return loader_->feed().plan().of(loader_->feed().round_begin()).real;
+    const BatchFeed& feed = loader_->feed();
+    return feed.plan().of(feed.round_begin(), feed.plan().shard().rank, feed.turn()).real;
   }
   // That number as a share of the round's, all ranks together.
   double share() const {
     const ShardPlan& plan = loader_->feed().plan();
     const int64_t begin = loader_->feed().round_begin();
-    return static_cast<double>(plan.of(begin).real) /
-           static_cast<double>(plan.after(begin) - begin);
+    return static_cast<double>(real_rows()) / static_cast<double>(plan.after(begin) - begin);
   }
   // Go to an epoch, and past its first `batches` batches.
   void set_epoch(int64_t epoch, int64_t batches = 0) const {
-    const int64_t position = batches * loader_->feed().plan().round();
+    const ShardPlan& plan = loader_->feed().plan();
+    PINION_CHECK(batches % plan.shard().turns == 0, "set_epoch: expected a multiple of the ",
+                 plan.shard().turns, " batches that a rank has of a round, got ", batches);
+    const int64_t position = batches / plan.shard().turns * plan.round();
     loader_->seek(epoch, std::min(position, loader_->samples()));
   }
   DataLoader<D>& operator*() const { return *loader_; }

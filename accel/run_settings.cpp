@@ -107,8 +107,14 @@ RunSettings resolve(const AcceleratorOptions& options, const Lookup& lookup) {
                s.gradient_accumulation_steps);
   s.gradient_clipping = clipping(env);
   s.zero_stage = zero_stage(env, options);
+  s.deterministic =
+      env.text("PINION_DETERMINISTIC") ? env.flag("PINION_DETERMINISTIC") : options.deterministic;
+  s.virtual_shards = env.number<int>("PINION_VIRTUAL_SHARDS", 1).value_or(options.virtual_shards);
   s.cpu = options.cpu || env.flag("ACCELERATE_USE_CPU");
   s.device = env.text("ACCELERATE_TORCH_DEVICE").value_or("");
+  s.timeout = options.timeout.value_or(s.timeout);
+  if (const auto seconds = env.number<int>("PINION_TIMEOUT", 1))
+    s.timeout = std::chrono::seconds(*seconds);
   return s;
 }
 

@@ -46,6 +46,12 @@ struct AcceleratorOptions {
   // stage and reduce are not looked at. Without units a model is one: whole while it is called.
   std::optional<int> zero_stage{};  // 0: no sharding
   dist::ZeroOptions zero{};
+  std::optional<std::chrono::milliseconds> timeout{};  // of waits for other ranks: 10 minutes
+  // The same bits on any number of ranks that divides virtual_shards, a power of two. Batch sizes
+  // are then those of all ranks together, and a loop, which must call accumulate(), sees them a
+  // shard at a time (accel/virtual_shards.h). No ZeRO, no hooks.
+  bool deterministic = false;
+  int virtual_shards = 8;
   bool broadcast_buffers = true;        // rank 0's, before each forward that is trained on
   CheckpointOptions checkpoints{};      // root: project_dir/checkpoints unless it is set
   dist::ProcessGroup* group = nullptr;  // instead of the environment's: for ranks that are threads
@@ -57,8 +63,11 @@ struct RunSettings {
   int64_t gradient_accumulation_steps = 1;
   double gradient_clipping = 0;  // max_norm of every step that nobody clipped; 0: none
   int zero_stage = 0;            // 0 to 3
+  bool deterministic = false;
+  int virtual_shards = 8;
   bool cpu = false;
   std::string device;  // "": cuda where there is one
+  std::chrono::milliseconds timeout = dist::kTimeout;
 };
 
 // The value of an environment variable, null when it is not set.

@@ -31,6 +31,7 @@ class Window {
   double weigh(const Weight& weight);
   // The sum of the weights over the ranks, where only each knows its own.
   void set_everyone(double everyone) { now_.everyone = everyone; }
+  void add_everyone(double everyone) { now_.everyone += everyone; }
   double mine() const { return now_.mine; }
   // What the averaged gradients still have to be multiplied by.
   double correction() const;

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // pinion_all_reduce: how long the all-reduce of an f32 sum takes on shm, beside a copy of as many
-// bytes that every rank makes for itself at the same time. A line each: what, bytes, and of a call
-// on rank 0 the median and least microseconds and the mean of the CPU's. bench/peers/all_reduce.py
-// puts others beside it.
+// bytes that every rank makes for itself at the same time, between the library's blocks (which lie
+// in huge pages where they can), and between pages of 4 KiB. A line each: what, bytes, and of a
+// call on rank 0 the median and least microseconds and the mean of the CPU's.
+// bench/peers/all_reduce.py puts others beside it.
 //   pinion_all_reduce [ranks=2] [milliseconds=300]   time for each line
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -12,6 +14,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
 #include <vector>
 
@@ -68,12 +71,33 @@ void bind_to_core(int rank, int ranks) {
   sched_setaffinity(0, sizeof one, &one);
 }
 
+class SmallPages {
+ public:
+  explicit SmallPages(int64_t bytes) : bytes_(static_cast<size_t>(bytes)) {
+    data_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data_ == MAP_FAILED) std::abort();
+    madvise(data_, bytes_, MADV_NOHUGEPAGE);
+    std::memset(data_, 0, bytes_);
+  }
+  ~SmallPages() { munmap(data_, bytes_); }
+  SmallPages(const SmallPages&) = delete;
+  SmallPages& operator=(const SmallPages&) = delete;
+  void* data() { return data_; }
+
+ private:
+  size_t bytes_;
+  void* data_;
+};
+
 void measure(ProcessGroup& group, double milliseconds) {
   for (const int64_t bytes : {4L << 10, 256L << 10, 4L << 20, 25L << 20}) {
     const int64_t count = bytes / 4;
     Tensor shared = group.symmetric({count}, pinion::DType::f32, {});
     Tensor own = Tensor::zeros({count}), copy = Tensor::zeros({count});
     time_calls(group, "memcpy", bytes, milliseconds, [&] { copy.copy_(own); });
+    SmallPages from(bytes), to(bytes);
+    time_calls(group, "memcpy-4k", bytes, milliseconds,
+               [&] { std::memcpy(to.data(), from.data(), static_cast<size_t>(bytes)); });
     time_calls(group, "shm-symmetric", bytes, milliseconds,
                [&] { group.all_reduce(shared).wait(); });
     time_calls(group, "shm-private", bytes, milliseconds, [&] { group.all_reduce(own).wait(); });

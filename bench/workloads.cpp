@@ -222,6 +222,7 @@ const std::vector<Workload>& workloads() {
     add_rows(all);
     add_gemm(all);
     add_fused_mlp(all);
+    add_report_steps(all);
     return all;
   }();
   return list;

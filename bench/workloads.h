@@ -19,5 +19,6 @@ struct Workload {
 };
 
 const std::vector<Workload>& workloads();
+void add_report_steps(std::vector<Workload>& list);  // those of bench/report_steps.cpp
 
 }  // namespace pinion::bench

@@ -39,6 +39,7 @@ if(NOT PINION_CUDA STREQUAL "OFF")
     set(PINION_WITH_CUDA ON)
     if(PROJECT_IS_TOP_LEVEL)  # programs run from a bundle of tools/gpu_check, beside its libraries
       set(CMAKE_BUILD_RPATH "$ORIGIN/../lib")
+      add_link_options(LINKER:--disable-new-dtags)  # for what those libraries need, too
     endif()
   elseif(NOT PINION_CUDA STREQUAL "AUTO")
     message(FATAL_ERROR "PINION_CUDA=ON: nvcc was not found; put it on PATH or name it in CUDACXX")

@@ -15,7 +15,7 @@ namespace pinion::dist {
 
 namespace {
 
-constexpr auto kJoinTimeout = std::chrono::minutes(10);
+using std::chrono::milliseconds;
 
 const char* variable(const char* name) { return std::getenv(name); }
 
@@ -25,16 +25,15 @@ bool under_mpi(const World& world) {
 }
 
 // In the segment that the launcher made, or else in one that the ranks of this host agree on.
-std::shared_ptr<ProcessGroup> join_shm(const World& world) {
+std::shared_ptr<ProcessGroup> join_shm(const World& world, milliseconds timeout) {
   PINION_REQUIRE(config, world.local_size == world.size,
                  "shm: expected all ranks on one host, got ", world.local_size, " of ", world.size,
                  " here; CPU ranks on several hosts meet under mpirun");
   auto segment = ShmSegment::from_environment();
-  if (!segment)
-    segment = meet_on_host(rendezvous_name(variable), world.rank, world.size, kJoinTimeout);
+  if (!segment) segment = meet_on_host(rendezvous_name(variable), world.rank, world.size, timeout);
   PINION_REQUIRE(config, segment->ranks() == world.size, "shm: expected a segment for ", world.size,
                  " ranks, got one for ", segment->ranks());
-  return make_shm_group(std::move(segment), world.rank, kJoinTimeout);
+  return make_shm_group(std::move(segment), world.rank, timeout);
 }
 
 std::shared_ptr<ProcessGroup> join_mpi(const World& world) {
@@ -53,21 +52,28 @@ Backend chosen(const World& world, Device device) {
 }
 
 // The host's memory is how ranks with GPUs exchange the little that NCCL needs to begin.
-std::shared_ptr<ProcessGroup> join_nccl(const World& world, Device device) {
-  return make_nccl_group(world.local_size == world.size ? join_shm(world) : join_mpi(world),
-                         device);
+std::shared_ptr<ProcessGroup> join_nccl(const World& world, Device device, milliseconds timeout) {
+  auto hosts = world.local_size == world.size ? join_shm(world, timeout) : join_mpi(world);
+  hosts->set_timeout(timeout);
+  return make_nccl_group(std::move(hosts), device);
+}
+
+std::shared_ptr<ProcessGroup> join(const World& world, Device device, Backend backend,
+                                   milliseconds timeout) {
+  switch (backend == Backend::automatic ? chosen(world, device) : backend) {
+    case Backend::mpi: return join_mpi(world);
+    case Backend::nccl: return join_nccl(world, device, timeout);
+    default: return join_shm(world, timeout);
+  }
 }
 
 }  // namespace
 
-std::shared_ptr<ProcessGroup> init_process_group(const World& world, Device device,
-                                                 Backend backend) {
-  if (world.size == 1) return make_local_groups(1)[0];
-  switch (backend == Backend::automatic ? chosen(world, device) : backend) {
-    case Backend::mpi: return join_mpi(world);
-    case Backend::nccl: return join_nccl(world, device);
-    default: return join_shm(world);
-  }
+std::shared_ptr<ProcessGroup> init_process_group(const World& world, Device device, Backend backend,
+                                                 milliseconds timeout) {
+  auto group = world.size == 1 ? make_local_groups(1)[0] : join(world, device, backend, timeout);
+  group->set_timeout(timeout);
+  return group;
 }
 
 }  // namespace pinion::dist

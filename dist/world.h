@@ -28,12 +28,16 @@ World world_from_environment();
 // The same, asking `get` for variables; it returns null for what is not set.
 World world_from(const std::function<const char*(const char*)>& get);
 
+// How long a rank waits for others unless it is told.
+constexpr std::chrono::milliseconds kTimeout{600'000};
+
 enum class Backend : uint8_t { automatic, shm, mpi, nccl };
 
 // Joins the other ranks of `world`. A world of one needs nobody. Throws Error (config) when the
 // environment does not say where to meet, and the errors of ProcessGroup when the others do not
-// come.
+// come. `timeout`: how long to wait for them, now and in every operation.
 std::shared_ptr<ProcessGroup> init_process_group(const World& world, Device device,
-                                                 Backend backend = Backend::automatic);
+                                                 Backend backend = Backend::automatic,
+                                                 std::chrono::milliseconds timeout = kTimeout);
 
 }  // namespace pinion::dist

@@ -28,6 +28,8 @@
 
 namespace pinion::kernels {
 
+struct RelationalMemoryArgs;  // kernels/relational_memory.h, for its one user
+
 // clang-format off
 
 // --- fill, copy, cast -------------------------------------------------------------------------
@@ -169,6 +171,9 @@ PINION_KERNEL(matmul, ConstView a, bool transpose_a, ConstView b, bool transpose
 // of GELU, receives the value before the activation.
 PINION_KERNEL(linear_forward, ConstView x, ConstView w, ConstView b, Activation act, View y,
               View pre)
+// The relational memory of a report, all words in turn; kernels/relational_memory.h.
+PINION_KERNEL(relational_memory_forward, RelationalMemoryArgs args)
+PINION_KERNEL(relational_memory_backward, RelationalMemoryArgs args)
 // Forward, loss, backward and weight gradients of a whole MLP in one pass over row blocks.
 PINION_KERNEL(fused_mlp_train, FusedMlpArgs args)
 PINION_KERNEL(fused_mlp_forward, FusedMlpArgs args)  // y only

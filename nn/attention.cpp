@@ -2,6 +2,7 @@
 #include "pinion/nn/attention.h"
 
 #include "pinion/nn/init.h"
+#include "pinion/nn/noise.h"
 #include "pinion/runtime/graph.h"
 
 namespace pinion::nn {
@@ -41,7 +42,7 @@ AttentionOptions MultiHeadAttention::next_options(const Tensor& key_padding_mask
   options.causal = causal;
   if (training() && dropout_ > 0) {
     options.dropout = dropout_;
-    options.key = {random_seed(), stream_, calls_++};
+    options.key = noise_key(stream_, calls_++);
     on_replay([this] { ++calls_; });
   }
   return options;

@@ -10,8 +10,8 @@ namespace pinion::nn {
 // Attention of `heads` heads (Vaswani et al. 2017, section 3.2.2) between projections of `width`
 // features, all of which the heads share out. Sequences are [B,T,width]; masks are as in
 // AttentionOptions. Weights start Xavier-uniform, biases at zero. In training mode probabilities
-// are dropped with `dropout`; the n-th call draws with the key (random_seed(), the layer's stream,
-// n).
+// are dropped with `dropout`; the n-th call draws with noise_key(the layer's stream, n) of
+// nn/noise.h.
 struct MultiHeadAttention : Module {
   Tensor in_proj_weight;  // [3 width, width]: of queries, keys and values in turn
   Tensor in_proj_bias;    // [3 width], or undefined

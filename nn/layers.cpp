@@ -6,6 +6,7 @@
 
 #include "pinion/kernels/kernels.h"
 #include "pinion/nn/init.h"
+#include "pinion/nn/noise.h"
 #include "pinion/runtime/graph.h"
 
 namespace pinion::nn {
@@ -63,7 +64,7 @@ Tensor Dropout::operator()(const Tensor& x) {
   if (!training() || p_ == 0) return x;
   if (p_ == 1) return affine(x, 0, 0);
   on_replay([this] { ++calls_; });
-  return dropout(x, p_, {random_seed(), stream_, calls_++});
+  return dropout(x, p_, noise_key(stream_, calls_++));
 }
 
 void Dropout::fields(Fields& f) { f.counter("calls", calls_); }

@@ -44,9 +44,9 @@ struct LayerNorm : Module {
 };
 
 // In training mode: zeroes elements with probability p and scales the rest by 1 / (1 - p); in
-// evaluation mode: nothing. The n-th call draws with the key (random_seed(), the layer's stream,
-// n); n is a counter of the module, so that a resumed run goes on with the masks it would have
-// drawn.
+// evaluation mode: nothing. The n-th call draws with noise_key(the layer's stream, n) of
+// nn/noise.h; n is a counter of the module, so that a resumed run goes on with the masks it would
+// have drawn.
 class Dropout : public Module {
  public:
   explicit Dropout(double p = 0.5);  // in [0, 1]

@@ -22,9 +22,9 @@ struct BatchNormOptions {
   Tensor batches;         // i64 [], on x's device: training adds `groups`; undefined = not counted
   Tensor residual;        // x's shape: added to the normalised images; undefined = nothing
   bool relu = false;      // of the sum
-  // Training on a part of a batch, groups being 1: adds its argument [n] up, in place, over all who
-  // hold a part, on every one of them at the same place of the forward and the backward pass.
-  // Statistics are then of the whole batch; the gradients of gamma and beta stay this part's.
+  // Training on a part of a batch: adds its argument [n] up, in place, over all who hold a part, on
+  // every one of them at the same place of the forward and the backward pass. Statistics are then
+  // of the whole batch, of each group by itself; the gradients of gamma and beta stay this part's.
   std::function<void(Tensor)> sum_over_parts;
 };
 // relu((x - mean) / sqrt(variance + eps) gamma + beta + residual) per channel: gamma [C], beta [C],

@@ -52,6 +52,16 @@ Tensor part_of(const Tensor& x, int dim, int64_t begin, int64_t end) {
   return y;
 }
 
+// What has been gathered so far of a gradient, with dy added to its rows from `begin` on: many
+// slices of one tensor fill one block between them. Undefined where nothing has come.
+Tensor with_rows_added(Tensor so_far, const Tensor& dy, int64_t begin) {
+  if (!so_far.defined()) return so_far;
+  if (!detail::TensorImpl::unique(so_far)) so_far = so_far.clone();
+  Tensor rows = so_far.rows(begin, begin + dy.size(0));
+  on(dy.device(), [&](auto& ctx) { kernels::add(ctx, rows, dy, rows.mut()); });
+  return so_far;
+}
+
 }  // namespace
 
 Tensor reshape(const Tensor& x, const Shape& shape) {
@@ -114,6 +124,10 @@ Tensor slice(const Tensor& x, int dim, int64_t begin, int64_t end) {
                ", got [", begin, ", ", end, ")");
   return record("slice", part_of(x, dim, begin, end), {&x},
                 [to_x = Input(x), shape = x.shape(), dim, begin](const Tensor& dy) -> Tensors {
+                  if (dim == 0) {
+                    Tensor gathered = with_rows_added(take_gradient_so_far(0), dy, begin);
+                    if (gathered.defined()) return {std::move(gathered)};
+                  }
                   Tensor dx = to_x.gradient(shape, dy);
                   on(dy.device(), [&](auto& ctx) {
                     kernels::fill(ctx, dx.mut(), 0);

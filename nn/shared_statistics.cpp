@@ -11,12 +11,12 @@ namespace pinion::nn {
 
 SharedStatistics share_statistics(const Tensor& x, const kernels::BatchNorm& norm,
                                   const BatchNormOptions& options) {
-  const int64_t channels = x.size(3);
+  const int64_t channels = norm.groups * x.size(3);  // of all groups together
   const double n = channels > 0 ? static_cast<double>(x.numel() / channels) : 0;
   const DType type = x.dtype() == DType::f64 ? DType::f64 : DType::f32;
   const auto make = [&](const Shape& shape, DType t) { return Tensor(shape, t, x.device()); };
   SharedStatistics s;
-  s.mean = make({1, channels}, type), s.var = make({1, channels}, type);
+  s.mean = make({norm.groups, x.size(3)}, type), s.var = make({norm.groups, x.size(3)}, type);
   // Sums of x, sums of x^2, and n. The mean's rounding cancels: both come from the rounded mean.
   Tensor sums = Tensor::zeros({2 * channels + 1}, DType::f64, x.device());
   Tensor mean = sums.rows(0, channels), squares = sums.rows(channels, 2 * channels);
@@ -60,14 +60,17 @@ SharedStatistics share_statistics(const Tensor& x, const kernels::BatchNorm& nor
 
 void follow_statistics(const SharedStatistics& batch, double momentum, Tensor running_mean,
                        Tensor running_var) {
-  const auto follow = [&](Tensor& running, const Tensor& value) {
+  const auto follow = [&](Tensor& running, const Tensor& values) {
     if (!running.defined()) return;
+    const int64_t channels = running.numel();
     Tensor old(running.shape(), DType::f64, running.device()), part = Tensor::like(old);
     on(running.device(), [&](auto& ctx) {
       kernels::cast(ctx, running, old.mut());
-      kernels::affine(ctx, old, 1 - momentum, 0, old.mut());
-      kernels::affine(ctx, value, momentum, 0, part.mut());
-      kernels::add(ctx, old, part, old.mut());
+      for (int64_t at = 0; at < values.numel(); at += channels) {
+        kernels::affine(ctx, old, 1 - momentum, 0, old.mut());
+        kernels::affine(ctx, values.rows(at, at + channels), momentum, 0, part.mut());
+        kernels::add(ctx, old, part, old.mut());
+      }
       kernels::cast(ctx, old, running.mut());
     });
   };

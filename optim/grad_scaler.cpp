@@ -41,6 +41,18 @@ GradScaler::State GradScaler::now() const {
   return {s[0], static_cast<int64_t>(s[1]), static_cast<int64_t>(s[2])};
 }
 
+double GradScaler::scale() const {
+  const State state = now();
+  if (on_device_.defined()) check_skips(state);
+  return state.scale;
+}
+
+void GradScaler::check_skips(const State& state) const {
+  PINION_REQUIRE(non_finite, state.skips < options_.max_skips,
+                 "GradScaler: expected finite gradients, got ", state.skips,
+                 " iterations in a row with infinities or NaN, down to scale ", state.scale);
+}
+
 void GradScaler::set(const State& state) {
   state_ = state;
   if (!on_device_.defined()) return;
@@ -107,9 +119,7 @@ void GradScaler::update() {
   kernels::update(found_inf, rule(), next);
   state_ = {next.scale, static_cast<int64_t>(next.growth_tracker),
             static_cast<int64_t>(next.skips)};
-  PINION_REQUIRE(non_finite, state_.skips < options_.max_skips,
-                 "GradScaler: expected finite gradients, got ", state_.skips,
-                 " iterations in a row with infinities or NaN, down to scale ", state_.scale);
+  check_skips(state_);
 }
 
 kernels::LossScaleRule GradScaler::rule() const {

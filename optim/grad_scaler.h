@@ -32,8 +32,8 @@ class GradScaler {
 
   // Moves the scale and its state to a device: from now on the decisions are made there, without a
   // wait, for capturable optimizers on that device (Optimizer::make_capturable). step() cannot know
-  // then whether a gradient is infinite and returns true; ask Optimizer::step_was_skipped(). Nor is
-  // there a limit to skips.
+  // then whether a gradient is infinite and returns true; ask Optimizer::step_was_skipped(). Nor
+  // can update() know when there were too many skips in a row: scale() throws instead.
   void make_capturable(Device device);
 
   Tensor scale(const Tensor& loss) const;  // loss times the scale; differentiable
@@ -49,8 +49,9 @@ class GradScaler {
   // Ends the iteration with a scale of the program's own.
   void update(double new_scale);
 
-  // These wait for the device of a capturable scaler.
-  double scale() const { return now().scale; }
+  // These wait for the device of a capturable scaler, of which scale() throws what update() would
+  // have: call it where the loop looks at its loss anyway.
+  double scale() const;
   int64_t growth_tracker() const {
     return now().growth_tracker;
   }                                              // clean iterations since a change
@@ -75,6 +76,7 @@ class GradScaler {
   };
   Seen* find(const Optimizer& optimizer);
   State now() const;
+  void check_skips(const State& state) const;
   void set(const State& state);
   kernels::LossScaleRule rule() const;
   void update_on_device();

@@ -41,6 +41,18 @@ void require(const char* call, const std::string& path, int64_t result) {
   if (result < 0) fail_call(call, path, result);
 }
 
+// A relative path of plain names: no "", "." or ".." between its slashes.
+bool stays_below(std::string_view path) {
+  if (path.find('\0') != std::string_view::npos) return false;
+  for (size_t begin = 0; begin <= path.size();) {
+    const size_t end = std::min(path.find('/', begin), path.size());
+    const std::string_view name = path.substr(begin, end - begin);
+    if (name.empty() || name == "." || name == "..") return false;
+    begin = end + 1;
+  }
+  return true;
+}
+
 bool is_missing(int64_t result) { return result == -ENOENT || result == -ENOTDIR; }
 
 [[noreturn]] void fail_missing(const char* call, const std::string& path) {
@@ -83,7 +95,8 @@ File::File(const std::string& path, OpenMode mode) : fs_(&fs()), path_(path) {
   PINION_REQUIRE(usage, path.find('\0') == std::string::npos,
                  "open: expected a path without NUL bytes, got ", quoted(path, kPathLimit));
   const int fd = repeated([&] { return fs_->open(path, mode); });
-  if (mode == OpenMode::read && is_missing(fd)) fail_missing("open", path);
+  const bool reads = mode == OpenMode::read || mode == OpenMode::directory;
+  if (reads && is_missing(fd)) fail_missing("open", path);
   require("open", path, fd);
   fd_ = fd;
   if (mode == OpenMode::read || mode == OpenMode::append) require_regular();  // else open checked
@@ -91,12 +104,8 @@ File::File(const std::string& path, OpenMode mode) : fs_(&fs()), path_(path) {
 
 File::File(const File& directory, const std::string& name)
     : fs_(directory.fs_), path_(directory.path_ + "/" + name) {
-  PINION_REQUIRE(data,
-                 !name.empty() &&
-                     name.find_first_of(std::string_view("/\0", 2)) == std::string::npos &&
-                     name != "." && name != "..",
-                 "open: expected the name of a file in ", quoted(directory.path_, kPathLimit),
-                 ", got ", quoted(name, kPathLimit));
+  PINION_REQUIRE(data, stays_below(name), "open: expected the path of a file below ",
+                 quoted(directory.path_, kPathLimit), ", got ", quoted(name, kPathLimit));
   const int fd = repeated([&] { return fs_->open_in(directory.fd_, name); });
   if (is_missing(fd)) fail_missing("open", path_);
   PINION_REQUIRE(data, fd != -ELOOP,

@@ -40,7 +40,7 @@ class Fs {
  public:
   virtual ~Fs() = default;
   virtual int open(const std::string& path, OpenMode mode) = 0;  // a descriptor; never waits
-  // A file right in the open directory, to read; symbolic links are refused.
+  // A file below the open directory, to read; symbolic links on the way are refused.
   virtual int open_in(int directory, const std::string& name) = 0;
   virtual int lock(int fd) = 0;  // whole, exclusive, until closed; -EWOULDBLOCK when taken
   virtual int64_t read(int fd, void* to, size_t bytes, int64_t offset) = 0;
@@ -79,8 +79,8 @@ class FsGuard {
 class File {
  public:
   File(const std::string& path, OpenMode mode);
-  // The file `name` right in an open directory, to read. A name with a slash, "." and ".." is
-  // refused, and a symbolic link is not followed: nothing outside the directory is ever opened.
+  // The file at a path below an open directory, to read. "/a", "a//b", "." and ".." are refused,
+  // and no symbolic link is followed: nothing outside the directory is ever opened.
   File(const File& directory, const std::string& name);
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;

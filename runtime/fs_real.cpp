@@ -33,6 +33,22 @@ FileStatus convert(const struct stat& from) {
   return {kind, from.st_size};
 }
 
+// What openat2 does, for a kernel before 5.6, or a sandbox that does not know the call: folder by
+// folder, none of which may be a symbolic link: one is as good as missing then. `path` has no "..".
+int open_step_by_step(int directory, const std::string& path, int flags) {
+  int at = directory;
+  for (size_t begin = 0;;) {
+    const size_t slash = path.find('/', begin);
+    const std::string name = path.substr(begin, slash - begin);
+    const int more = slash == std::string::npos ? 0 : O_DIRECTORY;
+    const int fd = or_errno(::openat(at, name.c_str(), flags | more));
+    if (at != directory) ::close(at);
+    if (fd < 0 || more == 0) return fd;
+    at = fd;
+    begin = slash + 1;
+  }
+}
+
 class RealFs final : public Fs {
  public:
   int open(const std::string& path, OpenMode mode) override {
@@ -54,8 +70,7 @@ class RealFs final : public Fs {
     how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
     const long fd = or_errno(::syscall(SYS_openat2, directory, name.c_str(), &how, sizeof how));
     if (fd != -ENOSYS && fd != -EPERM) return static_cast<int>(fd);
-    // A kernel before 5.6, or a sandbox that does not know the call. `name` has no slash.
-    return or_errno(::openat(directory, name.c_str(), static_cast<int>(how.flags)));
+    return open_step_by_step(directory, name, static_cast<int>(how.flags));
   }
   int lock(int fd) override { return or_errno(::flock(fd, LOCK_EX | LOCK_NB)); }
   int64_t read(int fd, void* to, size_t bytes, int64_t offset) override {

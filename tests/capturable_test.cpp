@@ -121,6 +121,26 @@ TEST(Capturable, ResumesFromItsState) {
   EXPECT_EQ(second.values(), first.values());
 }
 
+TEST(Capturable, TooManySkipsAreAnErrorWhereTheScaleIsRead) {
+  Problem p;
+  Adam adam(p.parameters(), {});
+  adam.make_capturable();
+  GradScaler scaler({.init_scale = 1024, .max_skips = 3});
+  scaler.make_capturable({});
+  for (int i = 1; i <= 3; ++i) {
+    if (i > 1) {
+      EXPECT_EQ(scaler.scale(), i == 2 ? 512 : 256);
+    }
+    p.gradients(3, scaler.scale());  // with an infinity
+    scaler.step(adam);
+    scaler.update();
+    adam.zero_grad();
+  }
+  EXPECT_EQ(scaler.skips(), 3);
+  EXPECT_THAT(error_text(ErrorKind::non_finite, [&] { (void)scaler.scale(); }),
+              HasSubstr("got 3 iterations in a row with infinities or NaN, down to scale 128"));
+}
+
 TEST(Capturable, NamesWhatIsWrong) {
   Problem p;
   Adam adam(p.parameters(), {});

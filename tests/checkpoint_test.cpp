@@ -350,7 +350,7 @@ TEST(Checkpoint, ManifestsThatContradictThemselvesAreRefused) {
       {[](Json& m) { m["tensors"].push_back(m["tensors"][0]); }, "two tensors"},
       {[](Json& m) { m["tensors"][0]["key"] = "elsewhere"; }, "elsewhere"},
       {[](Json& m) { m["parts"][0]["placement"] = "anywhere"; }, "'placement'"},
-      {[](Json& m) { m["parts"][0]["placement"] = "sharded"; }, "another placement"},
+      {[](Json& m) { m["parts"][0]["placement"] = "per_rank"; }, "another placement"},
       {[](Json& m) { m["config"] = 3; }, "'config'"},
   };
   for (const auto& [change, text] : table) {

@@ -11,6 +11,7 @@
 #include "pinion/runtime/safetensors.h"
 #include "pinion/tests/config_testing.h"
 #include "pinion/tests/fs_testing.h"
+#include "pinion/tests/paths.h"
 
 namespace pinion::accel {
 namespace {
@@ -22,7 +23,7 @@ class Session {
     pid_ = forkpty(&terminal_, nullptr, nullptr, nullptr);
     if (pid_ == 0) {
       const std::string flag = "--config_file=" + path;
-      execl(PINION_BINARY_DIR "/pinion", "pinion", "config", flag.c_str(), nullptr);
+      execl(in_build("pinion").c_str(), "pinion", "config", flag.c_str(), nullptr);
       _exit(127);
     }
   }
@@ -150,8 +151,7 @@ struct Outcome {
 };
 
 Outcome run(const std::string& arguments) {
-  const std::string command =
-      std::string(PINION_BINARY_DIR) + "/pinion " + arguments + " </dev/null 2>&1";
+  const std::string command = in_build("pinion") + " " + arguments + " </dev/null 2>&1";
   FILE* pipe = popen(command.c_str(), "r");  // NOLINT: the arguments are the test's own
   std::string output;
   for (int c = fgetc(pipe); c != EOF; c = fgetc(pipe)) output += static_cast<char>(c);

@@ -7,11 +7,12 @@
 
 #include "pinion/runtime/fs.h"
 #include "pinion/tests/config_testing.h"
+#include "pinion/tests/paths.h"
 
 namespace pinion::accel {
 namespace {
 
-const std::string kFolder = std::string(PINION_SOURCE_DIR) + "/tests/configs/";
+const std::string kFolder = in_source("tests/configs/");
 
 Config read_sample(const std::string& name) {
   Config config;
@@ -83,8 +84,7 @@ TEST(Config, SamplesThatMustFailSayWhy) {
 
 TEST(Config, EverySampleInTheTreeIsTested) {  // and the files for users are good
   EXPECT_EQ(std::ranges::distance(std::filesystem::directory_iterator(kFolder)), 25 + 4 + 4);
-  for (const auto& entry :
-       std::filesystem::directory_iterator(std::string(PINION_SOURCE_DIR) + "/configs")) {
+  for (const auto& entry : std::filesystem::directory_iterator(in_source("configs"))) {
     Config config;
     config.read_file(entry.path());
     config.check();

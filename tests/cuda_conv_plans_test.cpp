@@ -10,6 +10,7 @@
 
 #include "pinion/kernels/cuda/conv_plan.h"
 #include "pinion/kernels/cuda/cudnn.h"
+#include "pinion/tests/paths.h"
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/lsan_interface.h>
 #endif
@@ -69,8 +70,7 @@ TEST(CudaConvPlans, ResNet101OnAnH100) {
     GTEST_SKIP() << e.what();
   }
   const Cudnn library = Cudnn::open(kCudnn);
-  const DevicelessPlanner planner(
-      library, text_of(std::string(PINION_SOURCE_DIR) + "/tests/golden/h100_device.json"));
+  const DevicelessPlanner planner(library, text_of(in_source("tests/golden/h100_device.json")));
   expect_plans(planner, DType::bf16, false);
   expect_plans(planner, DType::f16, false);
   expect_plans(planner, DType::f32, true);

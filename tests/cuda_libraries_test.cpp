@@ -17,6 +17,7 @@
 #endif
 #ifdef PINION_WITH_NCCL
 #include "pinion/kernels/cuda/nccl.h"
+#include "pinion/tests/paths.h"
 #endif
 
 namespace pinion::kernels::cuda {
@@ -60,7 +61,7 @@ class CudaLibraries : public ::testing::Test {
     const fs::path to = root_ / path;
     fs::create_directories(to.parent_path());
     const char* from = with_soname ? "libpinion_fake_open.so.9" : "libpinion_fake.so";
-    fs::copy_file(fs::path(PINION_FAKE_LIBRARIES) / from, to);
+    fs::copy_file(fake_library(from), to);
     return to.string();
   }
   std::string at(const std::string& path) const { return (root_ / path).string(); }

@@ -323,6 +323,25 @@ TEST(DdpErrors, ASecondBackwardInOneStep) {
   EXPECT_THAT(e.what(), AllOf(HasSubstr("of last."), HasSubstr("written again")));
 }
 
+// One rank sends nothing and takes a shorter way from its second step on.
+TEST(DdpErrors, ARankAloneIsHeldToTheSameRules) {
+  run_ranks(1, small_buckets(), [](ProcessGroup&, DdpNet& net, auto& sgd, auto& ddp) {
+    for (int s = 0; s < 3; ++s) {
+      ddp.backward(loss_of(net, 4 * s, 4));
+      sgd.step(), sgd.zero_grad();
+    }
+    backward(loss_of(net, 0, 4));
+    const Error again = error_of([&] { backward(loss_of(net, 4, 4)); });
+    EXPECT_THAT(again.what(), AllOf(HasSubstr("of last."), HasSubstr("written again")));
+  });
+  run_ranks(1, small_buckets(), [](ProcessGroup&, DdpNet& net, auto& sgd, auto& ddp) {
+    ddp.backward(loss_of(net, 0, 4));
+    sgd.step(), sgd.zero_grad();
+    const Error nothing = error_of([&] { ddp.reducer().finish(); });
+    EXPECT_THAT(nothing.what(), HasSubstr("has no gradient of this step for"));
+  });
+}
+
 TEST(DdpErrors, StaticGraphsMayUseSeveralBackwardsButNoOthers) {
   DdpOptions options = small_buckets();
   options.static_graph = true;

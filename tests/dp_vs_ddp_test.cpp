@@ -10,6 +10,7 @@
 
 #include "dist_testing.h"
 #include "pinion/accel/track/html_report.h"
+#include "pinion/bench/dp_vs_ddp/budget.h"
 #include "pinion/bench/dp_vs_ddp/pages.h"
 
 namespace pinion::bench {
@@ -41,6 +42,30 @@ TEST(DpVsDdp, EverySchemeTrainsAsOneDeviceDoes) {
   EXPECT_EQ(report.gates.size(), (schemes().size() - 2) * 4);
   for (const Gate& g : report.gates)
     EXPECT_TRUE(g.passed()) << g.scheme << " " << g.what << " " << g.got;
+}
+
+TEST(DpVsDdp, RepetitionsFitIntoTheMinutes) {
+  EXPECT_EQ(fitting(5, 30, 60, 10), 5);   // 150 s of 540
+  EXPECT_EQ(fitting(5, 170, 60, 10), 3);  // 510 s of 540
+  EXPECT_EQ(fitting(5, 400, 60, 10), 2);  // none would fit twice
+  EXPECT_EQ(fitting(5, 400, 60, 0), 5);
+  EXPECT_EQ(fitting(1, 4000, 60, 1), 1);
+  RunReport gate;
+  gate.seconds = 3;
+  gate.processes.resize(1);
+  gate.processes[0].phases = {.forward = 0.5, .backward = 1, .exchange = 0.25, .update = 0.25};
+  const Cell cell{.name = "", .what = "", .widths = {}, .steps_per_block = 2};
+  // A second to set up, 20 steps in 2 seconds; 10 + 2 x 30 are timed.
+  EXPECT_DOUBLE_EQ(seconds_by_gate(gate, cell, {.warm_up = 10, .blocks = 30}), 1 + 7);
+  EXPECT_EQ(clock_text(64.2), "1:05");
+  std::string said;
+  Progress progress([&](const std::string& what) { said = what; }, 90);
+  progress.begin("cell");
+  EXPECT_EQ(said, "cell, about 1:30 left");
+  progress.done(90);
+  progress.begin("end");
+  EXPECT_EQ(said, "end, about 0:00 left");
+  EXPECT_GE(toy_report().repetitions, 2);
 }
 
 TEST(DpVsDdp, JsonHoldsGatesRowsAndModel) {

@@ -278,9 +278,15 @@ TEST(Fs, OpensInADirectoryAndNowhereElse) {
   const File file(in, "file");
   EXPECT_EQ(file.size(), 4);
   EXPECT_EQ(file.path(), dir / "in/file");
-  for (const char* name : {"../out", "/etc/passwd", "..", ".", "", "sub/x", "link", "near", "sub"})
+  write_file_atomic(dir / "in/sub/deep", "below");
+  EXPECT_EQ(File(in, "sub/deep").size(), 5);
+  std::filesystem::create_symlink("..", dir / "in/up");
+  std::filesystem::create_symlink("sub", dir / "in/same");
+  for (const char* name : {"../out", "sub/../../out", "/etc/passwd", "..", ".", "", "sub/",
+                           "sub//deep", "./file", "link", "near", "up/out", "same/deep", "sub"})
     EXPECT_EQ(error_of([&] { File(in, name); }).kind(), ErrorKind::data) << name;
-  EXPECT_EQ(error_of([&] { File(in, "none"); }).kind(), ErrorKind::missing);
+  for (const char* name : {"none", "sub/x", "none/x", "file/x"})
+    EXPECT_EQ(error_of([&] { File(in, name); }).kind(), ErrorKind::missing) << name;
 }
 
 }  // namespace

@@ -8,13 +8,14 @@
 #include <vector>
 
 #include "pinion/runtime/safetensors.h"
+#include "pinion/tests/paths.h"
 
 namespace pinion::testing {
 
 class GoldenFile {
  public:
   explicit GoldenFile(const std::string& name)
-      : reader_(PINION_SOURCE_DIR "/tests/golden/" + name + ".safetensors") {}
+      : reader_(in_source("tests/golden/") + name + ".safetensors") {}
 
   Tensor load(const std::string& key) const {
     const SafetensorsEntry* entry = reader_.find(key);

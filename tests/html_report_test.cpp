@@ -198,7 +198,8 @@ TEST(HtmlReport, HoldsPictures) {
   EXPECT_EQ(base64("foo"), "Zm9v");
   EXPECT_EQ(base64("foob"), "Zm9vYg==");
   HtmlReport report("films");
-  report.add_pictures({"foo", "f"}, {{"True", "a < b"}});
+  report.add_pictures({{"foo", "frontal"}, {"f", ""}}, {{"True", "a < b"}},
+                      {{"fo", "no < yes .", true}});
   EXPECT_THAT(report.html(), HasSubstr("data:image/png;base64,Zm9v\">"));
   EXPECT_THAT(report.html(), HasSubstr("<b>True</b> a &lt; b"));
 }

@@ -5,12 +5,12 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include "pinion/accel/error_record.h"
 #include "pinion/accel/launch/environment.h"
 #include "pinion/accel/launch/launcher.h"
 #include "pinion/accel/launch/mpirun.h"
 #include "pinion/accel/launch/options.h"
 #include "pinion/accel/launch/verdict.h"
-#include "pinion/apps/common/error_record.h"
 #include "pinion/apps/pinion/launch_flags.h"
 #include "pinion/tests/fs_testing.h"
 
@@ -319,6 +319,12 @@ RankEnd told(RankEnd end, int64_t record_ns = -1) {
   if (record_ns >= 0) end.error = ErrorRecord{end.code, "io", "disk", record_ns};
   return end;
 }
+RankEnd stuck(RankEnd end) {
+  end = told(std::move(end));
+  end.code = 81;
+  end.stuck = "was running";
+  return end;
+}
 RankEnd forwarded(RankEnd end, int signal) {
   end.forwarded = signal;
   return end;
@@ -347,6 +353,13 @@ TEST(LaunchVerdict, NamesTheCause) {
        143,
        0},
       {"asked, and killed for being late", {told(ended(0, 0, 9))}, 2, 130, 0},
+      {"asked, and lost who ended first",
+       {forwarded(ended(1, 0, 15), 15), forwarded(ended(0, 76), 15)},
+       15,
+       143,
+       1},
+      {"who hangs is the cause", {ended(0, 81), ended(2, 81), stuck(ended(1, 0, 3))}, 0, 81, 1},
+      {"but a crash came first", {ended(0, 81), ended(2, 0, 11), stuck(ended(1, 0, 3))}, 0, 139, 2},
       {"asked, but one crashed", {forwarded(ended(0, 0, 15), 15), ended(1, 0, 11)}, 15, 139, 1},
   };
   for (const auto& row : rows) {
@@ -365,12 +378,22 @@ TEST(LaunchVerdict, DescribesInOneLine) {
   EXPECT_EQ(describe(end), "rank 2 (pid 102) ended with code 78");
   end.error = ErrorRecord{78, "config", "two\nlines\x1b", 1};
   EXPECT_EQ(describe(end), "rank 2 (pid 102) ended with code 78 (config): two\\nlines\\x1b");
+  end = stuck(ended(1, 0, 9));
+  EXPECT_EQ(describe(end),
+            "rank 1 (pid 101) kept others waiting too long: it was running; it ended by signal 9 "
+            "(SIGKILL)");
+  end = ended(0, 0, 11);
+  end.error = ErrorRecord{139, "signal", "at address 0x0", 1, true};
+  end.error_file = "logs/0/error.json";
+  EXPECT_EQ(describe(end),
+            "rank 0 (pid 100) ended by signal 11 (SIGSEGV) (signal): at address 0x0; its trace: "
+            "logs/0/error.json");
 }
 
 TEST(ErrorRecordTest, IsWrittenAndRead) {
   const TempDir dir;
   setenv("PINION_ERROR_FILE", (dir / "error.json").c_str(), 1);
-  apps::record_error(ErrorKind::checkpoint, "shard 'x' is cut \xff");
+  record_error(ErrorKind::checkpoint, "shard 'x' is cut \xff");
   unsetenv("PINION_ERROR_FILE");
   const auto record = read_error_record(dir / "error.json");
   ASSERT_TRUE(record);
@@ -379,7 +402,7 @@ TEST(ErrorRecordTest, IsWrittenAndRead) {
   EXPECT_EQ(record->message, "shard 'x' is cut \\xff");
   EXPECT_GT(record->monotonic_ns, 0);
   EXPECT_FALSE(read_error_record(dir / "none.json"));
-  apps::record_error(ErrorKind::io, "nobody asked");  // no variable: nothing is written
+  record_error(ErrorKind::io, "nobody asked");  // no variable: nothing is written
   EXPECT_EQ(list_dir(dir.path()).size(), 1);
 }
 

@@ -10,13 +10,20 @@
 //   lines N              prints N lines on both streams
 //   save DIR CODE        saves the next checkpoint of DIR and ends with the code
 //   read                 prints what comes on standard input
+//   hang HOW             how=loop, deaf (to signals, too) or stop: rank 1 stays behind after a
+//                        barrier, the others wait for it in an all_reduce, a second at most
+//   crash HOW RANK       how=segv, overflow, bus, fpe, ill or abort: that rank does it, the
+//                        others wait
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -24,6 +31,7 @@
 
 #include "pinion/accel/checkpoint/checkpoint.h"
 #include "pinion/apps/common/program.h"
+#include "pinion/dist/world.h"
 #include "pinion/kernels/check.h"
 #include "pinion/runtime/fs.h"
 #include "pinion/runtime/log.h"
@@ -91,6 +99,52 @@ int wait_for_signal(const std::string& dir, bool stubborn) {
   }
 }
 
+[[noreturn]] void stay_behind(const std::string& how) {
+  if (how == "stop") raise(SIGSTOP);
+  if (how == "deaf")
+    for (const int signal : {SIGQUIT, SIGTERM}) ::signal(signal, SIG_IGN);
+  volatile bool for_ever = true;
+  while (for_ever) {
+  }
+  std::abort();
+}
+
+void hang(const std::string& how) {
+  const auto group =
+      pinion::dist::init_process_group(pinion::dist::world_from_environment(), {},
+                                       pinion::dist::Backend::automatic, std::chrono::seconds(1));
+  group->barrier().wait();
+  if (rank() == 1) stay_behind(how);
+  group->all_reduce(pinion::Tensor::zeros({3})).wait();
+}
+
+int deeper(volatile char* above) {  // ends with the stack
+  volatile char here[4096];
+  here[0] = above[0];
+  return above == nullptr ? 0 : deeper(here) + here[0];
+}
+
+[[noreturn]] void crash(const std::string& how) {
+  if (how == "overflow") {
+    volatile char first = 0;
+    deeper(&first);
+  } else if (how == "segv") {
+    volatile uintptr_t address = 16;
+    *reinterpret_cast<volatile int*>(address) = 1;
+  } else if (how == "bus") {  // memory behind the end of its file
+    const int empty = memfd_create("empty", 0);
+    auto* page = static_cast<volatile char*>(
+        mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, empty, 0));
+    *page = 1;
+  } else if (how == "fpe") {
+    volatile int zero = 0, seven = 7;
+    std::exit(seven / zero);
+  } else if (how == "ill") {
+    __builtin_trap();
+  }
+  std::abort();
+}
+
 int run(int argc, char** argv) {
   const auto argument = [&](int i) { return std::string(i < argc ? argv[i] : ""); };
   const std::string mode = argument(1);
@@ -117,6 +171,11 @@ int run(int argc, char** argv) {
       std::printf("out %d\n", i);
       std::fprintf(stderr, "err %d\n", i);
     }
+  if (mode == "hang") hang(argument(2));
+  if (mode == "crash") {
+    if (rank() == std::stoi(argument(3))) crash(argument(2));
+    while (true) pause();
+  }
   if (mode == "read") {
     char text[256];
     while (std::fgets(text, sizeof text, stdin)) std::printf("%s", text);

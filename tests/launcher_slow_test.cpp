@@ -1,21 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// pinion launch as a process: exit codes, who is named, signals, orphans, restarts, output, and
-// launchers of two machines.
-#include <fcntl.h>
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-#include <spawn.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <csignal>
-#include <thread>
-
+// pinion launch as a process: exit codes, who is named, signals, orphans, restarts, output.
 #include "pinion/dist/store/socket.h"
-#include "pinion/tests/fs_testing.h"
+#include "pinion/tests/launcher_testing.h"
 
 namespace pinion {
 namespace {
@@ -23,99 +9,6 @@ namespace {
 using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
-
-class LauncherTest : public testing::Test {
- protected:
-  struct Result {
-    int code = -1;  // 128 + n for signal n
-    std::string out, err;
-  };
-
-  LauncherTest() { prctl(PR_SET_CHILD_SUBREAPER, 1); }  // orphans come to us, to be counted
-
-  // pinion launch [flags…] launch_probe [arguments…]; the descriptors of its output are files.
-  pid_t start(std::vector<std::string> flags, const std::vector<std::string>& arguments,
-              const std::string& name = "run", std::vector<std::string> variables = {}) const {
-    flags.insert(flags.begin(), {PINION_BINARY_DIR "/pinion", "launch"});
-    flags.push_back(PINION_BINARY_DIR "/launch_probe");
-    flags.insert(flags.end(), arguments.begin(), arguments.end());
-    variables.push_back("PATH=/usr/bin:/bin");
-    variables.push_back("HOME=" + dir_.path());
-    variables.push_back("TMPDIR=" + dir_.path());
-    const auto pointers = [](std::vector<std::string>& strings) {
-      std::vector<char*> out;
-      for (std::string& s : strings) out.push_back(s.data());
-      out.push_back(nullptr);
-      return out;
-    };
-    const std::vector<char*> argv = pointers(flags), env = pointers(variables);
-    const std::string out = dir_ / (name + ".out"), err = dir_ / (name + ".err");
-    const std::string in = dir_ / "stdin";
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, 0, in.c_str(), O_RDONLY | O_CREAT, 0600);
-    posix_spawn_file_actions_addopen(&actions, 1, out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    posix_spawn_file_actions_addopen(&actions, 2, err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    pid_t child = 0;
-    EXPECT_EQ(posix_spawn(&child, argv[0], &actions, nullptr, argv.data(), env.data()), 0);
-    posix_spawn_file_actions_destroy(&actions);
-    return child;
-  }
-  Result finish(pid_t child, const std::string& name = "run") const {
-    int status = 0;
-    EXPECT_EQ(waitpid(child, &status, 0), child);
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status),
-            read_file(dir_ / (name + ".out"), 1 << 24), read_file(dir_ / (name + ".err"), 1 << 24)};
-  }
-  Result run(const std::vector<std::string>& flags, const std::vector<std::string>& arguments,
-             std::vector<std::string> variables = {}) const {
-    return finish(start(flags, arguments, "run", std::move(variables)));
-  }
-
-  // Of `ranks` ranks in mode wait or stubborn, once they are ready: theirs and their children's.
-  std::vector<pid_t> pids(int ranks) const {
-    std::vector<pid_t> all;
-    for (int r = 0; r < ranks; ++r) {
-      const std::string path = dir_ / ("pids_" + std::to_string(r));
-      while (!exists(path)) usleep(1000);
-      const std::string text = read_file(path, 100);
-      all.push_back(std::stoi(text));
-      all.push_back(std::stoi(text.substr(text.find(' '))));
-    }
-    return all;
-  }
-  // Whether the process is gone within ten seconds: nobody's time is measured, only patience.
-  static bool gone(pid_t pid) {
-    for (int i = 0; i < 10'000; ++i) {
-      while (waitpid(-1, nullptr, WNOHANG) > 0) {
-      }
-      if (kill(pid, 0) != 0) return true;
-      usleep(1000);
-    }
-    return false;
-  }
-  static std::string sorted_lines(const std::string& text) {
-    std::vector<std::string> lines;
-    for (size_t at = 0; at < text.size();) {
-      const size_t end = std::min(text.find('\n', at), text.size());
-      lines.push_back(text.substr(at, end - at) + "\n");
-      at = end + 1;
-    }
-    std::sort(lines.begin(), lines.end());
-    std::string out;
-    for (const std::string& line : lines) out += line;
-    return out;
-  }
-  bool folder_is_clean() const {
-    for (const std::string& name : list_dir(dir_.path()))
-      if (name.starts_with("pinion-launch-")) return false;
-    return true;
-  }
-
-  TempDir dir_;
-};
-
-const std::vector<std::string> kTwo = {"--num_processes", "2"};
 
 TEST_F(LauncherTest, RanksKnowWhoTheyAre) {
   const Result two = run(kTwo, {"env", "RANK", "PINION_WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK",
@@ -310,81 +203,6 @@ TEST_F(LauncherTest, APortInUseIsSaidAtOnce) {
   EXPECT_EQ(r.code, 78);
   EXPECT_THAT(r.err,
               HasSubstr("cannot listen on '127.0.0.1:" + port + "': Address already in use"));
-}
-
-class MachinesTest : public LauncherTest {
- protected:
-  MachinesTest() {
-    secret_ = dir_ / "secret";
-    write_file_atomic(secret_, std::string(40, 's'));
-    chmod(secret_.c_str(), 0600);
-    port_ = std::to_string(dist::port_of(dist::local_address(dist::listen_on("127.0.0.1:0"))));
-  }
-  pid_t machine(int rank, const std::vector<std::string>& arguments,
-                std::vector<std::string> more = {}) const {
-    more.insert(more.begin(),
-                {"--num_machines=2", "--num_processes=4", "--main_process_ip=127.0.0.1",
-                 "--main_process_port=" + port_, "--machine_rank=" + std::to_string(rank)});
-    return start(more, arguments, "machine" + std::to_string(rank),
-                 {"PINION_RDZV_SECRET_FILE=" + secret_});
-  }
-  Result end_of(int rank, pid_t child) const {
-    return finish(child, "machine" + std::to_string(rank));
-  }
-
-  std::string secret_, port_;
-};
-
-TEST_F(MachinesTest, MeetWhoeverComesFirst) {
-  const std::vector<std::string> env = {"env",        "RANK",        "LOCAL_RANK",   "WORLD_SIZE",
-                                        "GROUP_RANK", "MASTER_PORT", "PINION_SHM_FD"};
-  const pid_t second = machine(1, env);
-  usleep(30'000);
-  const Result a = end_of(0, machine(0, env)), b = end_of(1, second);
-  EXPECT_EQ(a.code, 0) << a.err;
-  EXPECT_EQ(b.code, 0) << b.err;
-  EXPECT_EQ(sorted_lines(b.out),
-            "[rank 2] GROUP_RANK=1\n[rank 2] LOCAL_RANK=0\n[rank 2] MASTER_PORT=" + port_ +
-                "\n[rank 2] PINION_SHM_FD=-\n[rank 2] RANK=2\n[rank 2] WORLD_SIZE=4\n" +
-                "[rank 3] GROUP_RANK=1\n[rank 3] LOCAL_RANK=1\n[rank 3] MASTER_PORT=" + port_ +
-                "\n[rank 3] PINION_SHM_FD=-\n[rank 3] RANK=3\n[rank 3] WORLD_SIZE=4\n");
-}
-
-TEST_F(MachinesTest, AFailureIsEverybodys) {
-  for (const std::string victim : {"0", "3"}) {
-    const pid_t a = machine(0, {"cause", "signal", dir_.path(), victim});
-    const pid_t b = machine(1, {"cause", "signal", dir_.path(), victim});
-    for (const Result& r : {end_of(0, a), end_of(1, b)}) {
-      EXPECT_EQ(r.code, 137) << r.err;
-      EXPECT_THAT(r.err, HasSubstr(": rank " + victim + " (pid "));
-    }
-    remove_file(dir_ / "victim");
-  }
-}
-
-TEST_F(MachinesTest, AMachineThatDiesIsALostPeer) {
-  const pid_t a = machine(0, {"wait", dir_.path()}), b = machine(1, {"wait", dir_.path()});
-  const std::vector<pid_t> all = pids(4);
-  kill(a, SIGKILL);  // and the store with it
-  const Result r = end_of(1, b);
-  EXPECT_EQ(r.code, 76) << r.err;
-  end_of(0, a);
-  for (const pid_t pid : all) EXPECT_TRUE(gone(pid));
-}
-
-TEST_F(MachinesTest, WrongOnesAreToldWhy) {
-  const pid_t a = machine(0, {"env"}, {"--rdzv_conf=timeout=2"});
-  const Result other_run = end_of(1, machine(1, {"env"}, {"--rdzv_conf=run_id=other"}));
-  EXPECT_EQ(other_run.code, 77);
-  EXPECT_THAT(other_run.err, HasSubstr("expected run 'other', got run 'pinion'"));
-  const std::string wrong = dir_ / "wrong";
-  write_file_atomic(wrong, std::string(40, 'w'));
-  chmod(wrong.c_str(), 0600);
-  const Result stranger = end_of(1, machine(1, {"env"}, {"--rdzv_secret_file", wrong}));
-  EXPECT_EQ(stranger.code, 77);
-  const Result waited = end_of(0, a);
-  EXPECT_EQ(waited.code, 81);
-  EXPECT_THAT(waited.err, HasSubstr("no launcher of machine 1 came within 2 s"));
 }
 
 }  // namespace

@@ -9,13 +9,14 @@
 
 #include "op_harness.h"
 #include "pinion/runtime/safetensors.h"
+#include "pinion/tests/paths.h"
 
 namespace pinion::testing {
 
 std::vector<std::string> declared_functions() {
   std::string text, line;
-  for (const char* header : {"/nn/ops.h", "/nn/ops_image.h"}) {
-    std::ifstream file(std::string(PINION_SOURCE_DIR) + header);
+  for (const char* header : {"nn/ops.h", "nn/ops_image.h"}) {
+    std::ifstream file(in_source(header));
     while (std::getline(file, line)) text += line.substr(0, line.find("//")) + " ";
   }
   const std::regex declaration(
@@ -97,7 +98,7 @@ TEST_P(SmallOp, GraphIsFreed) {
 }
 
 const SafetensorsReader& golden_file() {
-  static const SafetensorsReader file(PINION_SOURCE_DIR "/tests/golden/ops.safetensors");
+  static const SafetensorsReader file(in_source("tests/golden/ops.safetensors"));
   return file;
 }
 

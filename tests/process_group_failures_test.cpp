@@ -33,7 +33,7 @@ class EitherBackend : public testing::TestWithParam<const char*> {
   }
 };
 INSTANTIATE_TEST_SUITE_P(All, EitherBackend, testing::Values("local", "shm"),
-                         [](const auto& info) { return std::string(info.param); });
+                         [](const auto& test) { return std::string(test.param); });
 
 TEST_P(EitherBackend, AMismatchNamesBothCalls) {
   expect_all(3, kDesync,
@@ -244,6 +244,25 @@ TEST(ShmSegment, TooLargeATensorIsAnError) {
     EXPECT_THAT(text, HasSubstr("4194304 bytes in the heap of rank 0, which has 1048576"));
   });
   EXPECT_THAT(statuses, testing::Each(0));
+}
+
+// Where huge pages can hold them, with small blocks before and between.
+TEST(ShmSegment, LargeBlocksBeginOnHugePages) {
+  constexpr int64_t kHuge = 2 << 20;
+  const auto segment = ShmSegment::create(1, 5 * kHuge);
+  std::byte* small = segment->allocate(0, 100);
+  std::byte* large = segment->allocate(0, kHuge + 5000);
+  std::byte* next = segment->allocate(0, 100);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(large) % kHuge, 0U);
+  EXPECT_EQ(next - small, 4096) << "the gap before a large block is used";
+  for (int64_t i = 0; i < kHuge + 5000; ++i) ASSERT_EQ(large[i], std::byte{0}) << i;
+  std::memset(large, 1, kHuge + 5000);
+  segment->release(small, 100);
+  segment->release(large, kHuge + 5000);
+  segment->release(next, 100);
+  std::byte* all = segment->allocate(0, 5 * kHuge);  // the heap is whole again
+  for (int64_t i = 0; i < 5 * kHuge; ++i) ASSERT_EQ(all[i], std::byte{0}) << i;
+  segment->release(all, 5 * kHuge);
 }
 
 }  // namespace

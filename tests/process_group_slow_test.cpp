@@ -25,8 +25,8 @@ class Groups : public testing::TestWithParam<Setting> {
 INSTANTIATE_TEST_SUITE_P(All, Groups,
                          testing::Combine(testing::Values("local", "shm"),
                                           testing::Values(1, 2, 3, 4)),
-                         [](const auto& info) {
-                           return std::get<0>(info.param) + std::to_string(std::get<1>(info.param));
+                         [](const auto& test) {
+                           return std::get<0>(test.param) + std::to_string(std::get<1>(test.param));
                          });
 
 // Where the tensors of a test lie.

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <set>
 
 #include "pinion/apps/report/film.h"
 #include "pinion/kernels/check.h"
@@ -21,7 +22,7 @@ TEST(Findings, AreDrawnByTheirShares) {
   for (size_t a = 0; a < kAttributes; ++a)
     for (size_t v = 0; v < attribute_table()[a].values.size(); ++v)
       EXPECT_NEAR(counts[a][v] / double{kStudies}, attribute_table()[a].values[v].share, .03)
-          << attribute_table()[a].values[v].sentence;
+          << attribute_table()[a].values[v].name;
   EXPECT_EQ(draw_findings(3, 0, 7), draw_findings(3, 0, 7));
 }
 
@@ -30,8 +31,12 @@ TEST(Findings, EveryReportIsReadBack) {
   int combinations = 0;
   const auto each = [&](auto&& self, size_t a) -> void {
     if (a == kAttributes) {
+      const Styles styles = draw_styles(Wording::random, 1, 0, static_cast<uint64_t>(combinations));
       ++combinations;
-      EXPECT_EQ(findings_in(report_of(f)), f) << report_of(f);
+      for (const std::string& report : {report_of(f), report_of(f, styles)}) {
+        EXPECT_EQ(findings_in(report), f) << report;
+        EXPECT_TRUE(says_all_findings(report)) << report;
+      }
       return;
     }
     for (size_t v = 0; v < attribute_table()[a].values.size(); ++v) {
@@ -45,6 +50,32 @@ TEST(Findings, EveryReportIsReadBack) {
                 "nonsense . left pleural effusion . right pleural effusion .")[Attribute::effusion],
             kLeft);
   EXPECT_EQ(findings_in("left pleural effusion"), Findings{});  // no end of the sentence
+  const std::string report = report_of(f);
+  EXPECT_FALSE(says_all_findings(report + " nonsense ."));
+  EXPECT_FALSE(says_all_findings(report + " no device ."));
+  EXPECT_FALSE(says_all_findings(report.substr(0, report.rfind(" central"))));
+}
+
+TEST(Findings, AreWordedInStyles) {
+  std::set<Styles> visible, random;
+  for (uint64_t i = 0; i < 50; ++i) {
+    EXPECT_EQ(draw_styles(Wording::plain, 4, 1, i), Styles{});
+    visible.insert(draw_styles(Wording::visible, 4, 1, i));
+    random.insert(draw_styles(Wording::random, 4, 1, i));
+  }
+  EXPECT_EQ(visible.size(), kStyles);  // one for all sentences
+  EXPECT_GT(random.size(), 30U);
+  // A mark is seen on the frontal film alone, in its corner.
+  const Study none = draw_study({}, 64, 5, 1, 9);
+  for (const int mark : {1, 2}) {
+    const Study marked = draw_study({}, 64, 5, 1, 9, mark);
+    EXPECT_EQ(marked.lateral.pixels, none.lateral.pixels);
+    int brighter[2] = {};
+    for (size_t i = 0; i < none.frontal.pixels.size(); ++i)
+      brighter[i % 64 / 32] += marked.frontal.pixels[i] > none.frontal.pixels[i] + 20;
+    EXPECT_GT(brighter[mark - 1], 8);
+    EXPECT_EQ(brighter[2 - mark], 0);
+  }
 }
 
 TEST(FindingScores, CountAWrongValueTwice) {
@@ -97,7 +128,7 @@ TEST(Film, EveryFindingChangesAFilmInsideItsBoxes) {
       const Study study = draw_study(f, 64, 5, 1, 9);
       EXPECT_GT(differing(clear.frontal, study.frontal) + differing(clear.lateral, study.lateral),
                 20)
-          << attribute_table()[a].values[v].sentence;
+          << attribute_table()[a].values[v].name;
       ASSERT_FALSE(study.boxes.empty());
       for (const FindingBox& box : study.boxes) {
         const Image& is = box.view == 0 ? study.frontal : study.lateral;
@@ -108,7 +139,7 @@ TEST(Film, EveryFindingChangesAFilmInsideItsBoxes) {
             const auto i = static_cast<size_t>(y * 64 + x);
             inside += std::abs(is.pixels[i] - was.pixels[i]) > 12;
           }
-        EXPECT_GT(inside, 0) << attribute_table()[a].values[v].sentence << " view " << box.view;
+        EXPECT_GT(inside, 0) << attribute_table()[a].values[v].name << " view " << box.view;
       }
     }
 }

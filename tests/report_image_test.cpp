@@ -111,6 +111,7 @@ TEST(Image, RefusesWhatIsDamaged) {
   const std::string jpeg = jpeg_of(resize(noise_image(4, 4, 3), 40, 40), false);
   EXPECT_THAT(error_of(""), HasSubstr("scan.png: expected a PNG or JPEG image, got an empty file"));
   EXPECT_THAT(error_of("GIF89a"), HasSubstr("got something else"));
+  EXPECT_THAT(error_of(jpeg_of(noise_image(8, 8, 4), false)), HasSubstr("four inks (CMYK)"));
   for (const std::string& whole : {png, jpeg})
     for (size_t cut = 8; cut + 12 < whole.size(); cut += 7)
       EXPECT_THAT(error_of(whole.substr(0, cut)), HasSubstr("damaged")) << cut;

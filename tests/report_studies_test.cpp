@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Annotation files, good and bad, and the batches that are made of their studies.
 #include <gmock/gmock.h>
+#include <sys/stat.h>
 
 #include <atomic>
 #include <numeric>
@@ -14,6 +15,7 @@
 namespace pinion::report {
 namespace {
 
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
@@ -30,7 +32,7 @@ class StudiesTest : public testing::Test {
     write_file_atomic(dir_ / "annotation.json", annotation);
     return load_studies(dir_ / "annotation.json", dir_ / "images", dataset);
   }
-  std::string error_of(const std::string& annotation) {
+  std::string refusal_of(const std::string& annotation) {
     try {
       load(annotation);
     } catch (const Error& e) {
@@ -59,7 +61,7 @@ TEST_F(StudiesTest, ReadsStudiesOfThreeSplits) {
 }
 
 TEST_F(StudiesTest, SaysAllThatIsWrongWithItsPlace) {
-  const std::string text = error_of(R"({"train": [
+  const std::string text = refusal_of(R"({"train": [
   {"id": "a", "report": " ", "image_path": ["../0.png", "/etc/1.png"]},
   {"id": "a", "report": 7, "image_path": ["a/0.png"]}, 3],
  "val": {}})");
@@ -72,9 +74,17 @@ TEST_F(StudiesTest, SaysAllThatIsWrongWithItsPlace) {
   EXPECT_THAT(text, HasSubstr("'report', got number"));
   EXPECT_THAT(text, HasSubstr("with at least 2 images"));
   EXPECT_THAT(text, HasSubstr("expected a list of studies 'test', got none"));
-  EXPECT_THAT(error_of("[]"), HasSubstr("expected a list of studies 'train', got none"));
-  EXPECT_THAT(error_of("{\"train\": ["), HasSubstr("annotation.json:1:"));
-  EXPECT_THAT(error_of(std::string(100, '[')), HasSubstr("annotation.json:1:"));
+  EXPECT_THAT(refusal_of("[]"), HasSubstr("expected a list of studies 'train', got none"));
+  EXPECT_THAT(refusal_of("{\"train\": ["), HasSubstr("annotation.json:1:"));
+  EXPECT_THAT(refusal_of(std::string(100'000, '[')), HasSubstr("annotation.json:1:"));
+  std::string bytes = kGood;
+  bytes[bytes.find("Heart")] = '\xff';
+  EXPECT_THAT(refusal_of(bytes), HasSubstr("annotation.json:2:"));  // not UTF-8
+  for (const char* path : {"a/../../0.png", "./0.png", "a//0.png", "a/", "", "a/\\u00000.png"})
+    EXPECT_THAT(refusal_of(R"({"train": [{"id": "a", "report": "x.", "image_path": [")" +
+                           std::string(path) + R"(", "b"]}], "val": [], "test": []})"),
+                HasSubstr("study 'a': expected a path below the image folder"))
+        << path;
 }
 
 TEST_F(StudiesTest, NamesTheStudyWhoseImageIsBad) {
@@ -93,6 +103,39 @@ TEST_F(StudiesTest, NamesTheStudyWhoseImageIsBad) {
   EXPECT_EQ(error_of_view(0).first, ErrorKind::data);  // a folder
   write_film("a/1.png", 3);
   EXPECT_EQ(error_of_view(1).second, "no error");
+}
+
+TEST_F(StudiesTest, NothingOutsideTheImageFolderIsOpened) {
+  const StudySet set = load(kGood);
+  make_dirs(dir_ / "images/a");
+  write_file_atomic(dir_ / "outside.png", encode_png({4, 4, 1, std::vector<uint8_t>(16, 7)}));
+  const auto error_of_view = [&](int64_t view) {
+    return error_of([&] { set.load(set.of(Split::train)[0], view); });
+  };
+  std::filesystem::create_symlink("../../outside.png", dir_ / "images/a/0.png");
+  EXPECT_EQ(error_of_view(0).kind(), ErrorKind::data);
+  EXPECT_THAT(error_of_view(0).what(), AllOf(HasSubstr("study 'a': "), HasSubstr("images/a/0.png"),
+                                             HasSubstr("symbolic link")));
+  ASSERT_EQ(mkfifo((dir_ / "images/a/1.png").c_str(), 0600), 0);  // is not waited for
+  EXPECT_EQ(error_of_view(1).kind(), ErrorKind::data);
+  EXPECT_THAT(error_of_view(1).what(), AllOf(HasSubstr("study 'a': "), HasSubstr("FIFO")));
+  std::filesystem::remove_all(dir_ / "images/a");
+  std::filesystem::create_directory_symlink("..", dir_ / "images/a");  // a folder on the way
+  std::filesystem::copy_file(dir_ / "outside.png", dir_ / "0.png");
+  EXPECT_EQ(error_of_view(0).kind(), ErrorKind::data);
+  // The image folder itself may be a link, as on machines with a disk for data.
+  std::filesystem::remove(dir_ / "images/a");
+  std::filesystem::rename(dir_ / "images", dir_ / "disk");
+  std::filesystem::create_directory_symlink("disk", dir_ / "images");
+  write_film("a/0.png", 9);
+  EXPECT_EQ(set.load(set.of(Split::train)[0], 0).pixels[0], 9);
+
+  FaultyFs faulty;
+  const FsGuard guard(faulty);
+  faulty.fail_call("open_in", 1, EACCES);
+  EXPECT_EQ(error_of_view(0).kind(), ErrorKind::io);
+  faulty.fail_call("open_in", 1, EACCES);
+  EXPECT_THAT(error_of_view(0).what(), AllOf(HasSubstr("study 'a': "), HasSubstr("EACCES")));
 }
 
 // 100 studies each to train, validate and test on, all with the same two images.
@@ -186,11 +229,19 @@ TEST(Evaluation, SetsWrittenReportsBesideThoseThatDoNotLook) {
   EXPECT_EQ(perfect.of("F1"), 1);
   EXPECT_EQ(perfect.of("exact"), 1);
   EXPECT_NEAR(perfect.of("BLEU_4"), 1, 1e-9);
-  const Controls controls = controls_of(pairs, reports);
-  EXPECT_LT(controls.shuffled.of("F1"), .5);
-  EXPECT_LT(controls.constant.of("F1"), .5);
-  EXPECT_GT(controls.constant.of("BLEU_4"), .3);  // which is why F1 stands beside it
-  EXPECT_EQ(controls.constant.of("unique"), 1);
+  const Controls controls = controls_of(pairs, "no device .", reports);
+  const auto row = [&](size_t i, const std::string& name) {
+    EXPECT_EQ(controls.table.at(i).first, name);
+    return controls.table.at(i).second;
+  };
+  EXPECT_EQ(row(0, "as written").values, perfect.values);
+  EXPECT_LT(row(1, "shuffled images").of("F1"), .5);
+  EXPECT_LT(row(2, "blank images").of("exact"), .2);
+  const Figures constant = row(3, "best constant");
+  EXPECT_LT(constant.of("F1"), .5);
+  EXPECT_GT(constant.of("BLEU_4"), .3);  // which is why F1 stands beside it
+  EXPECT_EQ(constant.of("unique"), 1);
+  EXPECT_NE(std::find(reports.begin(), reports.end(), controls.constant_report), reports.end());
   EXPECT_THROW(perfect.of("METEOR"), Error);
   EXPECT_FALSE(figures_of({{"a b", {"a b c"}}}).has("F1"));
 }

@@ -11,6 +11,7 @@
 #include "pinion/apps/report/text_metrics.h"
 #include "pinion/apps/report/tokenizer.h"
 #include "pinion/kernels/check.h"
+#include "pinion/tests/fs_testing.h"
 
 namespace pinion::report {
 namespace {
@@ -118,6 +119,59 @@ TEST(TextMetrics, MeteorTakesStemsForPartOfAMatch) {
   EXPECT_NEAR(meteor_es(pairs).segments[0], (.6 + 1) / 2, 1e-15);
   // The same word goes before the same stem.
   EXPECT_NEAR(meteor_es({{"lung", {"lung lungs"}}}).corpus, .4 / 1.85, 1e-15);
+}
+
+// A WordNet of a few words, in the format of its files.
+std::string small_wordnet(const TempDir& dir) {
+  for (const char* part : {"noun", "verb", "adj", "adv"})
+    for (const std::string& file : {std::string("index.") + part, part + std::string(".exc")})
+      write_file_atomic(dir / file, "  1 a licence line\n");
+  write_file_atomic(dir / "index.noun",
+                    "  1 a licence line\n"
+                    "fluid n 1 2 @ ~ 1 1 00000100  \n"
+                    "effusion n 2 1 @ 2 0 00000300 00000100  \n"
+                    "foot n 1 0 1 0 00000700  \n"
+                    "base n 1 0 1 0 00000700  \n");
+  write_file_atomic(dir / "index.verb", "clear v 1 0 1 0 00000100  \n");
+  write_file_atomic(dir / "noun.exc", "feet foot\n");
+  return dir / "";
+}
+
+TEST(WordNet, KnowsSynsetsOfBaseForms) {
+  const TempDir dir;
+  const WordNet wordnet(small_wordnet(dir));
+  EXPECT_THAT(wordnet.synsets("effusion"), ElementsAre(400, 1200));
+  EXPECT_EQ(wordnet.synsets("effusions"), wordnet.synsets("effusion"));
+  EXPECT_EQ(wordnet.synsets("feet"), wordnet.synsets("base"));
+  EXPECT_THAT(wordnet.synsets("cleared"), ElementsAre(401));  // a verb's 100 is another synset
+  EXPECT_TRUE(wordnet.synsets("lung").empty());
+  for (const char* bad : {"fluid n x\n", "fluid n 5 0 1 0 100\n", "fluid\n", "f n 1 0 1 0 1x\n"}) {
+    write_file_atomic(dir / "index.adj", bad);
+    EXPECT_THROW(WordNet(dir / ""), Error) << bad;
+  }
+  remove_file(dir / "index.adj");
+  EXPECT_THROW(WordNet(dir / ""), Error);
+}
+
+TEST(TextMetrics, MeteorTakesSynonymsForMoreThanStems) {
+  const TempDir dir;
+  const WordNet wordnet(small_wordnet(dir));
+  const std::vector<Pair> pairs = {{"pleural fluids", {"pleural effusion"}}};
+  EXPECT_NEAR(meteor_ess(pairs, wordnet).corpus, (1 + .8) / 2, 1e-15);
+  EXPECT_NEAR(meteor_es(pairs).corpus, .5 * (1 - .6), 1e-15);
+  EXPECT_NEAR(meteor_ess(four_reports(), wordnet).corpus, .3955581268, 5e-11);
+}
+
+// What the published program gives without its paraphrases; needs WordNet itself.
+TEST(TextMetrics, MatchMeteorWithWordNet) {
+  if (!WordNet::installed()) GTEST_SKIP() << "wordnet-base is not installed";
+  const WordNet& wordnet = *WordNet::installed();
+  const std::vector<Pair> pair = {
+      {"Alimentum is located in the city centre. It is not family-friendly.",
+       {"There is a place in the city centre, Alimentum, that is not family-friendly."}}};
+  EXPECT_NEAR(meteor_ess(pair, wordnet).corpus, .4249, 5e-5);
+  EXPECT_NEAR(meteor_es(pair).corpus, .3751, 5e-5);
+  EXPECT_NEAR(meteor_ess(four_reports(), wordnet).corpus, .3955581268, 5e-11);
 }
 
 TEST(TextMetrics, MeteorIsTheSameOnEveryThread) {

@@ -39,6 +39,23 @@ TEST(RunSettings, TheLauncherWinsOverTheProgram) {
   EXPECT_EQ(settings({}, {}).mixed_precision, nn::Precision::no);
 }
 
+TEST(RunSettings, WaitsAsLongAsItIsTold) {
+  using std::chrono::seconds;
+  EXPECT_EQ(settings({}, {}).timeout, seconds(600));
+  EXPECT_EQ(settings({.timeout = seconds(5)}, {}).timeout, seconds(5));
+  EXPECT_EQ(settings({.timeout = seconds(5)}, {{"PINION_TIMEOUT", "30"}}).timeout, seconds(30));
+}
+
+TEST(RunSettings, ReadsVirtualShards) {
+  EXPECT_FALSE(settings({}, {}).deterministic);
+  EXPECT_EQ(settings({.virtual_shards = 4}, {}).virtual_shards, 4);
+  const RunSettings s =
+      settings({}, {{"PINION_DETERMINISTIC", "1"}, {"PINION_VIRTUAL_SHARDS", "16"}});
+  EXPECT_TRUE(s.deterministic);
+  EXPECT_EQ(s.virtual_shards, 16);
+  EXPECT_FALSE(settings({.deterministic = true}, {{"PINION_DETERMINISTIC", "no"}}).deterministic);
+}
+
 TEST(RunSettings, ReadsShardingAndClipping) {
   EXPECT_EQ(settings({}, {{"ACCELERATE_DEEPSPEED_ZERO_STAGE", "3"}}).zero_stage, 0);
   EXPECT_EQ(settings({.zero_stage = 1}, {}).zero_stage, 1);
@@ -65,6 +82,9 @@ TEST(RunSettings, NamesTheVariableThatMakesNoSense) {
       {{"ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "0"}},
       {{"ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2x"}},
       {{"ACCELERATE_USE_CPU", "maybe"}},
+      {{"PINION_TIMEOUT", "0"}},
+      {{"PINION_TIMEOUT", "1.5"}},
+      {{"PINION_VIRTUAL_SHARDS", "0"}},
       {{"ACCELERATE_GRADIENT_CLIPPING", "-1"}},
       {{"FSDP_SHARDING_STRATEGY", "HYBRID_SHARD"}, {"ACCELERATE_USE_FSDP", "1"}},
       {{"ACCELERATE_DEEPSPEED_ZERO_STAGE", "4"}, {"ACCELERATE_USE_DEEPSPEED", "1"}},

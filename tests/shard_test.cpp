@@ -145,7 +145,7 @@ TEST(Shard, ResumesOnAnotherNumberOfRanks) {
     loader.feed().shard({r, 3, false, false});
     loader.restore(middle);
     for (const Ids& batch : loader) {
-      const auto real = loader.feed().plan().of(loader.feed().round_begin()).real;
+      const auto real = loader.feed().plan().of(loader.feed().round_begin(), r).real;
       seen.insert(seen.end(), batch.begin(), batch.begin() + real);
     }
   }

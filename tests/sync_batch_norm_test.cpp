@@ -79,50 +79,62 @@ TEST(SyncBatchNorm, EqualsOneRankWithTheWholeBatch) {
 }
 
 // In f64, where nothing hides behind rounding: result, gradient, running statistics; a rank without
-// images takes part.
+// images takes part. Groups are views: each rank has the same studies of each.
 TEST(SyncBatchNorm, IsExactInForwardAndBackward) {
   const int64_t n = 5, channels = 3, pixels = 4;
-  std::vector<double> values, weights;
-  for (int64_t i = 0; i < n * pixels * channels; ++i) {
-    values.push_back(10 + std::sin(double(i) * 1.7) * double(1 + i % channels));
-    weights.push_back(std::cos(double(i) * 0.9));
+  for (const int64_t groups : {1, 2, 3}) {
+    std::vector<double> values, weights;
+    for (int64_t i = 0; i < groups * n * pixels * channels; ++i) {
+      values.push_back(10 * double(1 + i / (n * pixels * channels)) +
+                       std::sin(double(i) * 1.7) * double(1 + i % channels));
+      weights.push_back(std::cos(double(i) * 0.9));
+    }
+    // Images [begin, end) of each group.
+    const auto images = [&](const std::vector<double>& of, int64_t begin, int64_t end) {
+      std::vector<double> out;
+      for (int64_t g = 0; g < groups; ++g)
+        out.insert(out.end(), of.begin() + (g * n + begin) * pixels * channels,
+                   of.begin() + (g * n + end) * pixels * channels);
+      return Tensor::of(out, {groups * (end - begin), 2, 2, channels});
+    };
+    struct Result {
+      std::vector<double> y, dx, mean, var;
+    };
+    const auto pass = [&](int64_t begin, int64_t end, ProcessGroup* group) {
+      Tensor x = images(values, begin, end);
+      x.requires_grad(true);
+      Tensor gamma = Tensor::full({channels}, 1.5, DType::f64),
+             beta = Tensor::zeros({channels}, DType::f64);
+      Tensor mean = Tensor::zeros({channels}, DType::f64),
+             var = Tensor::full({channels}, 1, DType::f64);
+      nn::BatchNormOptions options;
+      options.groups = groups;
+      options.relu = true;
+      if (group) options.sum_over_parts = [=](const Tensor& t) { group->all_reduce(t).wait(); };
+      const Tensor y = nn::batch_norm2d(x, gamma, beta, mean, var, options);
+      backward(y, images(weights, begin, end));
+      return Result{y.detach().values<double>(), x.grad().values<double>(), mean.values<double>(),
+                    var.values<double>()};
+    };
+    const Result whole = pass(0, n, nullptr);
+    const auto near = [](double expected, double got) { EXPECT_NEAR(expected, got, 1e-12); };
+    dist::run_local(3, [&](ProcessGroup& group) {
+      const int64_t bounds[] = {0, 2, 2, n};
+      const int64_t begin = bounds[group.rank()], end = bounds[group.rank() + 1];
+      const Result part = pass(begin, end, &group);
+      const auto each = static_cast<size_t>((end - begin) * pixels * channels);
+      for (size_t i = 0; i < part.y.size(); ++i) {
+        const size_t at = static_cast<size_t>(begin * pixels * channels) + i % each +
+                          i / each * static_cast<size_t>(n * pixels * channels);
+        near(whole.y[at], part.y[i]);
+        near(whole.dx[at], part.dx[i]);
+      }
+      for (size_t c = 0; c < size_t{channels}; ++c) {
+        near(whole.mean[c], part.mean[c]);
+        near(whole.var[c], part.var[c]);
+      }
+    });
   }
-  const Shape shape{n, 2, 2, channels};
-  const Tensor all_x = Tensor::of(values, shape), all_w = Tensor::of(weights, shape);
-  struct Result {
-    std::vector<double> y, dx, mean, var;
-  };
-  const auto pass = [&](int64_t begin, int64_t end, ProcessGroup* group) {
-    Tensor x = all_x.rows(begin, end).clone();
-    x.requires_grad(true);
-    Tensor gamma = Tensor::full({channels}, 1.5, DType::f64),
-           beta = Tensor::zeros({channels}, DType::f64);
-    Tensor mean = Tensor::zeros({channels}, DType::f64),
-           var = Tensor::full({channels}, 1, DType::f64);
-    nn::BatchNormOptions options;
-    options.relu = true;
-    if (group) options.sum_over_parts = [=](const Tensor& t) { group->all_reduce(t).wait(); };
-    const Tensor y = nn::batch_norm2d(x, gamma, beta, mean, var, options);
-    backward(y, all_w.rows(begin, end).clone());
-    return Result{y.detach().values<double>(), x.grad().values<double>(), mean.values<double>(),
-                  var.values<double>()};
-  };
-  const Result whole = pass(0, n, nullptr);
-  const auto near = [](double expected, double got) { EXPECT_NEAR(expected, got, 1e-12); };
-  dist::run_local(3, [&](ProcessGroup& group) {
-    const int64_t bounds[] = {0, 2, 2, n};
-    const int64_t begin = bounds[group.rank()], end = bounds[group.rank() + 1];
-    const Result part = pass(begin, end, &group);
-    const auto first = static_cast<size_t>(begin * pixels * channels);
-    for (size_t i = 0; i < part.y.size(); ++i) {
-      near(whole.y[first + i], part.y[i]);
-      near(whole.dx[first + i], part.dx[i]);
-    }
-    for (size_t c = 0; c < size_t{channels}; ++c) {
-      near(whole.mean[c], part.mean[c]);
-      near(whole.var[c], part.var[c]);
-    }
-  });
 }
 
 TEST(SyncBatchNorm, EvaluationNeedsNobody) {

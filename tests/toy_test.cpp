@@ -13,6 +13,7 @@
 #include "pinion/nn/init.h"
 #include "pinion/runtime/safetensors.h"
 #include "pinion/tests/fs_testing.h"
+#include "pinion/tests/paths.h"
 
 extern char** environ;
 
@@ -36,7 +37,7 @@ class ToyTest : public testing::Test {
   Result run(std::vector<std::string> arguments) const {
     const bool has_dir = !arguments.empty() && arguments[0].starts_with("--output_dir");
     if (!has_dir) arguments.push_back("--output_dir=" + dir_ / "run");
-    arguments.insert(arguments.begin(), PINION_BINARY_DIR "/simple_train");
+    arguments.insert(arguments.begin(), in_build("simple_train"));
     std::vector<char*> argv;
     for (std::string& a : arguments) argv.push_back(a.data());
     argv.push_back(nullptr);

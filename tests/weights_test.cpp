@@ -10,6 +10,7 @@
 #include "pinion/nn/init.h"
 #include "pinion/nn/layers.h"
 #include "pinion/runtime/autograd.h"
+#include "pinion/tests/paths.h"
 
 namespace pinion::nn {
 namespace {
@@ -38,7 +39,7 @@ class Weights : public ::testing::Test {
  protected:
   Weights() {
     const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
-    directory_ = std::filesystem::path(PINION_BINARY_DIR) / "test_files" / info->name();
+    directory_ = std::filesystem::path(in_build("test_files")) / info->name();
     std::filesystem::remove_all(directory_);
     std::filesystem::create_directories(directory_);
   }
@@ -51,7 +52,7 @@ class Weights : public ::testing::Test {
 
 TEST_F(Weights, LoadsWhatPyTorchSavedAndComputesTheSame) {
   Model model;
-  load_weights(model, PINION_SOURCE_DIR "/tests/golden/optim_module.safetensors");
+  load_weights(model, in_source("tests/golden/optim_module.safetensors"));
   const GoldenFile values("optim_module_values");
   const std::vector<float> y = model(values.load("ids")).values<float>();
   const std::vector<float> expected = values.values<float>("y");

@@ -138,6 +138,57 @@ TEST(ZeroUse, EvaluatesBetweenStepsWithoutRecording) {
   });
 }
 
+// Rank 1's loss has nothing to do with the model in odd steps: the sums are rank 0's alone, and
+// nobody waits for it. Gradients are given up, too, and once steps follow each other without
+// zero_grad().
+TEST(ZeroUse, ARankThatReachesNoParameterStillTakesPart) {
+  for (const int stage : {1, 2}) {
+    SCOPED_TRACE(stage);
+    Named sharded, plain;
+    for (const int s : {stage, 0})
+      run_local(2, [&](ProcessGroup& group) {
+        group.set_timeout(std::chrono::seconds(20));
+        ZeroLoop loop({.stage = s, .ranks = 2, .make = making<optim::Adam>(optim::AdamOptions{})},
+                      group);
+        Tensor elsewhere = Tensor::full({1}, 1);
+        elsewhere.requires_grad(true);
+        for (int step = 0; step < 6; ++step) {
+          const bool reaches = group.rank() == 0 || step % 2 == 0;
+          const Tensor x = waves({4, 33}, step * 10 + group.rank(), 1);
+          backward(nn::mean(reaches ? loop.forward(x, true) : elsewhere * 2));
+          if (s == 0) loop.all_reduce();
+          if (step != 3) loop.optimizer().step();  // else: given up
+          if (step != 4 || stage == 1) loop.optimizer().zero_grad();
+        }
+        const Named params = loop.params();
+        if (group.rank() == 0) (s == 0 ? plain : sharded) = params;
+      });
+    ASSERT_EQ(sharded.size(), plain.size());
+    for (size_t i = 0; i < plain.size(); ++i)
+      for (size_t k = 0; k < plain[i].second.size(); ++k)
+        ASSERT_NEAR(sharded[i].second[k], plain[i].second[k], 1e-5) << plain[i].first;
+  }
+}
+
+// At stage 3 there is no way to take part: the others gather units meanwhile.
+TEST(ZeroUse, ARankThatReachesNoUnitIsAnErrorForAll) {
+  run_local(2, [](ProcessGroup& group) {
+    group.set_timeout(std::chrono::seconds(20));
+    ZeroLoop loop({.stage = 3, .ranks = 2, .make = making<optim::Adam>(optim::AdamOptions{})},
+                  group);
+    Tensor elsewhere = Tensor::full({1}, 1);
+    elsewhere.requires_grad(true);
+    const Tensor y = loop.forward(waves({4, 33}, group.rank(), 1), true);
+    try {
+      backward(nn::mean(group.rank() == 0 ? y : elsewhere * 2));
+      loop.optimizer().step();
+      ADD_FAILURE() << "expected an error on rank " << group.rank();
+    } catch (const Error& e) {
+      EXPECT_THAT(e.what(), HasSubstr("ZeRO: rank 1 called units, but backward() reached none"));
+    }
+  });
+}
+
 TEST(ZeroUse, RefusesWhatItCannotDo) {
   const auto make = making<optim::Adam>(optim::AdamOptions{});
   const auto refusal = [&](const std::function<void(ZeroLoop&, ProcessGroup&)>& f, int stage) {

@@ -215,14 +215,17 @@ struct Checkpoints::Impl {
                                    [&](const Part& p) { return p.name == stored.name; });
       PINION_REQUIRE(checkpoint, at != parts.end() || stored.optional, "checkpoint: state '",
                      stored.name, "' of ", pinion::quoted(reader.directory()), " is not expected");
-      PINION_REQUIRE(checkpoint, at == parts.end() || at->options.placement == stored.placement,
-                     "checkpoint: state '", stored.name, "' of ",
+      // What is whole may be read in slices, and slices as a whole.
+      const bool readable = at == parts.end() || (at->options.placement == Placement::per_rank) ==
+                                                     (stored.placement == Placement::per_rank);
+      PINION_REQUIRE(checkpoint, readable, "checkpoint: state '", stored.name, "' of ",
                      pinion::quoted(reader.directory()), " was saved with another placement");
     }
     std::vector<State> states(parts.size());
     for (size_t i = 0; i < parts.size(); ++i) {
       if (parts[i].options.optional && !m.part(parts[i].name)) continue;
-      states[i] = reader.read(parts[i].name, parts[i].object->state(), ranks.rank(), ranks.size());
+      states[i] = reader.read(parts[i].name, parts[i].object->state(), parts[i].options.placement,
+                              ranks.rank(), ranks.size());
     }
     return states;
   }

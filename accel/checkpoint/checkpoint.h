@@ -40,7 +40,7 @@ enum class Placement : uint8_t {
                // (trackers) is an empty, open state elsewhere
   per_rank,    // each rank has its own; must be empty to be read by another number of ranks
   sharded,     // every rank writes its slices, and what is no slice is written by rank 0; any
-               // number of ranks reads them
+               // number of ranks reads them, and so does a replicated part of the same tensors
 };
 
 struct PartOptions {

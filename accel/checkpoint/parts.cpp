@@ -46,6 +46,10 @@ State GradientsPart::state() {
 }
 
 void GradientsPart::load_state(const State& state) {
+  PINION_REQUIRE(
+      checkpoint, !state.values.count("layout"), "checkpoint: state '", state.part,
+      "' holds sums of gradients of ZeRO stage 2 or 3 in an accumulation under way; save",
+      " after an update to go on without");
   optimizer_.zero_grad();
   const std::vector<nn::NamedTensor> parameters = optimizer_.parameters();
   for (const StateTensor& t : state.tensors) {

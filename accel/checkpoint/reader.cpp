@@ -193,7 +193,8 @@ void CheckpointReader::check_per_rank(const ManifestPart& part, int size) {
                  " ranks, and cannot be read by ", size);
 }
 
-State CheckpointReader::read(const std::string& name, const State& wanted, int rank, int size) {
+State CheckpointReader::read(const std::string& name, const State& wanted, Placement as, int rank,
+                             int size) {
   return as_checkpoint([&] {
     const ManifestPart* part = manifest_.part(name);
     PINION_REQUIRE(checkpoint, part, "checkpoint: state '", name, "' is missing in ",
@@ -224,7 +225,7 @@ State CheckpointReader::read(const std::string& name, const State& wanted, int r
       taken.insert(t.name);
     }
     for (const auto& [stored, list] : pieces) {
-      if (taken.count(stored) || part->placement == Placement::sharded) continue;
+      if (taken.count(stored) || as == Placement::sharded) continue;  // another rank's, perhaps
       PINION_REQUIRE(checkpoint, wanted.open, "checkpoint: state '", name, ".", stored,
                      "' is not expected");
       out.put(stored, range(list, 0, list[0]->shape.numel()).alias(list[0]->shape));

@@ -29,10 +29,10 @@ class CheckpointReader {
   // Compares size and checksum of every file, or of the share of one of several ranks.
   void verify(int rank = 0, int size = 1) const;
 
-  // The state of a part for `rank` of `size`: the tensors and slices that `wanted` names, into new
-  // memory, and its values. What is missing, not expected or of another shape or type is an error
-  // that names it.
-  State read(const std::string& part, const State& wanted, int rank, int size);
+  // The state of a part, placed here as `as` says, for `rank` of `size`: the tensors and slices
+  // that `wanted` names, into new memory, and its values. What is missing, not expected or of
+  // another shape or type is an error that names it.
+  State read(const std::string& part, const State& wanted, Placement as, int rank, int size);
   // Every tensor of a part, whole.
   std::vector<NamedTensor> read_whole(const std::string& part);
 

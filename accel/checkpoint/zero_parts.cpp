@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pinion/accel/checkpoint/zero_parts.h"
 
+#include "pinion/runtime/crc32c.h"
 #include "pinion/runtime/log.h"
 
 namespace pinion::accel {
@@ -22,6 +23,16 @@ std::vector<NamedTensor> sums_of(optim::Optimizer& optimizer) {
     for (const optim::Arena::Part& part : arena->parts())
       out.push_back({cat({"sum.", out.size()}), part.grads});
   return out;
+}
+
+// Tells layouts apart in which the parts are other elements, be they as many.
+uint64_t layout_of(optim::Optimizer& optimizer) {
+  std::vector<int64_t> places;
+  for (optim::Arena* arena : optimizer.arenas()) {
+    for (const optim::Arena::Item& item : arena->items()) places.push_back(item.offset);
+    for (const optim::Arena::Part& part : arena->parts()) places.push_back(part.end);
+  }
+  return crc32c(places.data(), places.size() * sizeof(int64_t));
 }
 
 }  // namespace
@@ -51,6 +62,7 @@ State GradientSumsPart::state() {
     for (const optim::Arena::Item& item : arena->items()) reached += item.reached ? '1' : '0';
   if (reached.find('1') == std::string::npos) return out;
   out.put("reached", reached);
+  out.put("layout", layout_of(optimizer_));
   out.put("pending_scale", optimizer_.pending_scale());
   out.put_all(sums_of(optimizer_));
   return out;
@@ -59,6 +71,10 @@ State GradientSumsPart::state() {
 void GradientSumsPart::load_state(const State& state) {
   optimizer_.zero_grad();
   if (state.values.empty()) return;
+  PINION_REQUIRE(
+      checkpoint, state.values.count("layout") && state.natural("layout") == layout_of(optimizer_),
+      "checkpoint: state '", state.part, "' holds gradients of an accumulation under way, of",
+      " another ZeRO stage or other units; save after an update to change those");
   const std::string& reached = state.text("reached");
   PINION_REQUIRE(checkpoint, reached.size() == optimizer_.parameters().size(),
                  "checkpoint: state '", state.part, ".reached' should have ",

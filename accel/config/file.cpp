@@ -249,7 +249,10 @@ json tree_of(const Config& config) {
   json root = json::object();
   for (const ConfigKey& key : config_keys()) {
     const Setting& setting = config[key.name];
-    const bool wanted = setting.given() || (key.section().empty() && key.use != KeyUse::noted);
+    // Whole, but for what Accelerate does not know, which would refuse the file.
+    const bool theirs = !key.environment.starts_with("PINION_");
+    const bool wanted =
+        setting.given() || (key.section().empty() && key.use != KeyUse::noted && theirs);
     if (setting.value.empty() || !wanted) continue;
     json value = setting.value;
     if (key.type == KeyType::boolean) value = setting.value == "true";

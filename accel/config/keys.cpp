@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The table itself: a row for each key of Accelerate's configuration files.
+// The table itself: a row for each key of Accelerate's configuration files, and of Pinion's own.
 #include "pinion/accel/config/schema.h"
 
 namespace pinion::accel {
@@ -117,6 +117,26 @@ constexpr ConfigKey kTop[] = {
      0,
      0,
      "ACCELERATE_USE_CPU"},
+    {"deterministic",
+     kBool,
+     "false",
+     "the same bits on any number of ranks that divides virtual_shards",
+     {},
+     {},
+     {},
+     0,
+     0,
+     "PINION_DETERMINISTIC"},
+    {"virtual_shards",
+     kInt,
+     "8",
+     "parts of a batch when deterministic; a power of two",
+     {},
+     {},
+     {},
+     1,
+     kMostRanks,
+     "PINION_VIRTUAL_SHARDS"},
     {"main_training_function", kText, "main", "the function to call", kNoted,
      "a program starts at main()"},
     {"downcast_bf16", kBool, "false", "bf16 on a TPU", kRefused, kNoTpu},

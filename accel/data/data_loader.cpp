@@ -52,10 +52,20 @@ struct BatchFeed::Crew {
     for (std::thread& worker : workers) worker.join();
   }
 
-  // The samples of this rank's batch in the round that begins at `begin`. Where the epoch is
-  // continued from its beginning, they do not lie side by side and are put into the slot.
-  std::span<const int64_t> indices_of(int64_t begin, int at) {
-    const ShardBatch batch = plan.of(begin);
+  // Where a batch of this rank is: the beginning of its round, and which of its batches there.
+  struct Place {
+    int64_t begin = 0;
+    int turn = 0;
+  };
+  Place after(const Place& p) const {
+    if (p.turn + 1 < plan.shard().turns) return {p.begin, p.turn + 1};
+    return {plan.after(p.begin), 0};
+  }
+
+  // The samples of a batch. Where the epoch is continued from its beginning, they do not lie side
+  // by side and are put into the slot.
+  std::span<const int64_t> indices_of(const Place& place, int at) {
+    const ShardBatch batch = plan.of(place.begin, plan.shard().rank, place.turn);
     const int64_t n = order.samples();
     if (batch.begin + batch.rows <= n) return order.take(batch.begin, batch.rows);
     std::vector<int64_t>& list = slot[static_cast<size_t>(at)].wrapped;
@@ -66,31 +76,31 @@ struct BatchFeed::Crew {
   }
 
   int next_inline() {
-    if (!plan.has(consumed)) return end_epoch();
+    if (!plan.has(next.begin)) return end_epoch();
     const MemoryTagScope tag(MemoryTag::data);
-    slot[0].indices = indices_of(consumed, 0);
+    slot[0].indices = indices_of(next, 0);
     make(owner, 0, slot[0].indices, epoch);
     current = &slot[0];
     return hand_out(0);
   }
 
   int hand_out(int at) {
-    begin_of_current = consumed;
-    consumed = plan.after(consumed);
+    delivered_place = next;
+    next = after(next);
     return at;
   }
 
   int end_epoch() {
     running = false;
     order.start(++epoch);
-    consumed = claimed = 0;
+    next = claimed = {};
     return -1;
   }
 
   int next_from_workers() {
     std::unique_lock lock(mutex);
     holding = false;  // the caller is done with the batch before
-    if (!plan.has(consumed)) return end_epoch();
+    if (!plan.has(next.begin)) return end_epoch();
     if (workers.empty()) start_workers();
     if (running)
       work_ready.notify_one();  // one slot became free
@@ -118,7 +128,7 @@ struct BatchFeed::Crew {
   // Whether the next batch may be claimed. The slot of the batch in the caller's hands, number
   // delivered - 1, is not free yet.
   bool may_claim() const {
-    return running && made - delivered < slot_count - (holding ? 1 : 0) && plan.has(claimed);
+    return running && made - delivered < slot_count - (holding ? 1 : 0) && plan.has(claimed.begin);
   }
 
   void work() {
@@ -131,7 +141,7 @@ struct BatchFeed::Crew {
       const int at = static_cast<int>(made++ % slot_count);
       const std::span<const int64_t> indices = indices_of(claimed, at);
       slot[static_cast<size_t>(at)].indices = indices;
-      claimed = plan.after(claimed);
+      claimed = after(claimed);
       const int64_t epoch_of_batch = epoch;
       ++busy;
       lock.unlock();
@@ -155,7 +165,7 @@ struct BatchFeed::Crew {
     batch_ready.wait(lock, [&] { return busy == 0; });
     for (Slot& s : slot) s.ready = false, s.error = nullptr;
     made = delivered;
-    claimed = consumed;
+    claimed = next;
   }
 
   struct Slot {
@@ -175,8 +185,8 @@ struct BatchFeed::Crew {
   Order order;
   ShardPlan plan;
   int64_t epoch = 0;
-  int64_t consumed = 0;   // samples of this epoch handed to the caller
-  int64_t claimed = 0;    // samples of this epoch that a worker has taken on
+  Place next;             // of the batch to hand to the caller
+  Place claimed;          // of the batch for a worker to take on
   int64_t made = 0;       // number of the next batch to claim
   int64_t delivered = 0;  // number of the next batch to hand out
   bool holding = false;   // the caller works on batch delivered - 1
@@ -185,7 +195,7 @@ struct BatchFeed::Crew {
   int busy = 0;  // workers inside make()
   std::vector<Slot> slot;
   const Slot* current = nullptr;  // of the batch handed out last
-  int64_t begin_of_current = 0;
+  Place delivered_place;          // of that batch
   std::vector<std::thread> workers;
 };
 
@@ -196,7 +206,7 @@ BatchFeed::~BatchFeed() = default;
 
 int BatchFeed::slots(const LoaderOptions& options) { return checked_slots(options); }
 
-int64_t BatchFeed::batches() const { return crew_->plan.rounds(); }
+int64_t BatchFeed::batches() const { return crew_->plan.rounds() * crew_->plan.shard().turns; }
 
 void BatchFeed::shard(const Shard& shard) {
   const LoaderOptions& o = crew_->options;
@@ -208,7 +218,8 @@ void BatchFeed::shard(const Shard& shard) {
 
 const ShardPlan& BatchFeed::plan() const { return crew_->plan; }
 
-int64_t BatchFeed::round_begin() const { return crew_->begin_of_current; }
+int64_t BatchFeed::round_begin() const { return crew_->delivered_place.begin; }
+int BatchFeed::turn() const { return crew_->delivered_place.turn; }
 
 std::span<const int64_t> BatchFeed::indices() const {
   PINION_CHECK(crew_->current, "DataLoader: expected a batch that was handed out, got none");
@@ -221,7 +232,7 @@ int BatchFeed::next() {
 
 LoaderState BatchFeed::state() const {
   const std::lock_guard lock(crew_->mutex);
-  return {crew_->epoch, crew_->consumed, crew_->options.seed, crew_->order.samples()};
+  return {crew_->epoch, crew_->next.begin, crew_->options.seed, crew_->order.samples()};
 }
 
 void BatchFeed::restore(const LoaderState& state) {
@@ -239,7 +250,7 @@ void BatchFeed::restore(const LoaderState& state) {
                  " samples, got sample ", state.consumed, " of epoch ", state.epoch);
   crew.rewind(lock);
   crew.epoch = state.epoch;
-  crew.consumed = crew.claimed = state.consumed;
+  crew.next = crew.claimed = {state.consumed, 0};
   crew.order.start(state.epoch);
 }
 

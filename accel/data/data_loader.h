@@ -54,8 +54,10 @@ class BatchFeed {
   // From now on the batches are those of one of several ranks; the position stays.
   void shard(const Shard& shard);
   const ShardPlan& plan() const;
-  // Of the batch that was handed out last: where its round began, and the indices of its samples.
+  // Of the batch that was handed out last: where its round began, which of the rank's batches of
+  // the round it is, and the indices of its samples.
   int64_t round_begin() const;
+  int turn() const;
   std::span<const int64_t> indices() const;
   // The slot that holds the next batch, valid until the next call; -1 at the end of an epoch, where
   // the position moves to the start of the next. Rethrows what `make` threw; the position then

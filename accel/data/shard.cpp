@@ -14,10 +14,11 @@ int64_t batch_of_a_rank(int64_t batch_size, const Shard& shard) {
                "DataLoader: expected 0 <= rank < ranks, got rank ", shard.rank, " of ",
                shard.ranks);
   if (!shard.split_batches) return batch_size;
-  PINION_REQUIRE(config, batch_size % shard.ranks == 0,
+  PINION_REQUIRE(config, batch_size % shard.parts() == 0,
                  "DataLoader: with split_batches, expected a batch_size that is a multiple of ",
-                 shard.ranks, " ranks, got ", batch_size);
-  return batch_size / shard.ranks;
+                 shard.parts(), shard.turns > 1 ? " virtual shards, got " : " ranks, got ",
+                 batch_size);
+  return batch_size / shard.parts();
 }
 
 }  // namespace
@@ -35,21 +36,22 @@ bool ShardPlan::has(int64_t begin) const {
 
 int64_t ShardPlan::after(int64_t begin) const { return std::min(samples_, begin + round()); }
 
-ShardBatch ShardPlan::of(int64_t begin, int rank) const {
-  const int64_t mine = begin + rank * batch_;
+ShardBatch ShardPlan::of(int64_t begin, int rank, int turn) const {
+  const int64_t mine = begin + (turn * shard_.ranks + rank) * batch_;
   const int64_t real = std::clamp(samples_ - mine, int64_t{0}, batch_);
-  if (shard_.ranks == 1) return {mine, real, real};
+  if (shard_.parts() == 1) return {mine, real, real};
   return {mine, shard_.even_batches ? batch_ : std::max(real, int64_t{1}), real};
 }
 
-int64_t ShardPlan::weight(int64_t begin, int rank) const {
-  const ShardBatch batch = of(begin, rank);
+int64_t ShardPlan::weight(int64_t begin, int rank, int turn) const {
+  const ShardBatch batch = of(begin, rank, turn);
   return shard_.even_batches ? batch.rows : batch.real;
 }
 
 int64_t ShardPlan::total_weight(int64_t begin) const {
   int64_t sum = 0;
-  for (int r = 0; r < shard_.ranks; ++r) sum += weight(begin, r);
+  for (int turn = 0; turn < shard_.turns; ++turn)
+    for (int r = 0; r < shard_.ranks; ++r) sum += weight(begin, r, turn);
   return sum;
 }
 

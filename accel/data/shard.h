@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which samples of an epoch a rank sees. The ranks walk the order of the epoch together, a round at
-// a time; in a round every rank has the next `batch` positions, rank by rank. All of it is
-// arithmetic on positions, so any rank knows what every other one has, without asking.
+// a time; in a round every rank has the next `batch` positions, rank by rank, and so in each of the
+// round's turns, of which there is one unless shards are virtual. All of it is arithmetic on
+// positions, so any rank knows what every other one has, without asking.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +18,8 @@ struct Shard {
   // all batches have one size (with one rank they never are). false: the last batches are short,
   // and a rank for which none are left gets one sample of weight 0.
   bool even_batches = true;
+  int turns = 1;  // batches that a rank has of a round, one after another
+  int parts() const { return ranks * turns; }
 };
 
 // What a rank has of the round that begins at position `begin`.
@@ -32,17 +35,16 @@ class ShardPlan {
   ShardPlan(int64_t samples, int64_t batch_size, bool drop_last, const Shard& shard);
 
   const Shard& shard() const { return shard_; }
-  int64_t batch() const { return batch_; }                 // of a rank
-  int64_t round() const { return batch_ * shard_.ranks; }  // of all ranks
-  int64_t rounds() const { return rounds_; }               // in an epoch; the same on every rank
-  bool has(int64_t begin) const;                           // whether a round begins there
-  int64_t after(int64_t begin) const;                      // the position behind the round
+  int64_t batch() const { return batch_; }                   // of a rank
+  int64_t round() const { return batch_ * shard_.parts(); }  // of all ranks
+  int64_t rounds() const { return rounds_; }                 // in an epoch; the same on every rank
+  bool has(int64_t begin) const;                             // whether a round begins there
+  int64_t after(int64_t begin) const;                        // the position behind the round
   bool is_last(int64_t begin) const { return !has(after(begin)); }
-  ShardBatch of(int64_t begin, int rank) const;
-  ShardBatch of(int64_t begin) const { return of(begin, shard_.rank); }
+  ShardBatch of(int64_t begin, int rank, int turn = 0) const;
   // What the loss of a rank's batch counts for, and the sum of it over the ranks: samples, with
   // those that were taken from the beginning, as they are trained on like the others.
-  int64_t weight(int64_t begin, int rank) const;
+  int64_t weight(int64_t begin, int rank, int turn = 0) const;
   int64_t total_weight(int64_t begin) const;
 
  private:

@@ -22,6 +22,7 @@ namespace pinion::accel {
 namespace {
 
 constexpr auto kTermGrace = std::chrono::seconds(10);     // between SIGTERM and SIGKILL
+constexpr auto kTraceGrace = std::chrono::seconds(2);     // where there is only a trace to write
 constexpr auto kSettle = std::chrono::milliseconds(500);  // for a cause to show after a consequence
 constexpr auto kPreempted = std::chrono::seconds(10);     // for all ranks to stop when one has
 
@@ -49,6 +50,17 @@ std::vector<int> cpus_of(int r, int n) {
   return mine;
 }
 
+bool is_stopped(pid_t pid) {
+  // "123 (name) T …": the name may hold anything.
+  try {
+    const std::string stat = read_file(cat({"/proc/", static_cast<int>(pid), "/stat"}), 4096);
+    const size_t name_end = stat.rfind(") ");
+    return name_end != stat.npos && (stat[name_end + 2] == 'T' || stat[name_end + 2] == 't');
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 }  // namespace
 
 // --- signals -------------------------------------------------------------------------------------
@@ -57,7 +69,8 @@ SignalSource::SignalSource() {
   ::signal(SIGPIPE, SIG_IGN);
   sigset_t set;
   sigemptyset(&set);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2}) sigaddset(&set, signal);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2})
+    sigaddset(&set, signal);
   sigprocmask(SIG_BLOCK, &set, &before_);
   fd_ = Fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   PINION_REQUIRE(io, fd_, "signalfd: ", std::strerror(errno));
@@ -114,12 +127,7 @@ std::unique_ptr<OutputStream> Attempt::stream(int local_rank, int which, SpawnRe
   const bool shared = plan_.ranks > 1 && !(rank == 0 && isatty(which) != 0);
   if (!tee && !shared) return nullptr;
   std::string file;
-  if (tee) {
-    const std::string folder =
-        cat({plan_.log_dir, "/", plan_.run_id, "/attempt_", state_.epoch, "/", rank});
-    make_dirs(folder);
-    file = folder + (which == 1 ? "/stdout.log" : "/stderr.log");
-  }
+  if (tee) file = log_folder(plan_, state_, rank) + (which == 1 ? "/stdout.log" : "/stderr.log");
   Pipe pipe;
   (which == 1 ? request.out : request.err) = pipe.write.get();
   ours.push_back(std::move(pipe.write));
@@ -137,6 +145,7 @@ void Attempt::start(int local_rank) {
   request.environment = rank_environment(plan_, state_, local_rank);
   for (const int fd : {state_.secret_fd, state_.shm_fd})
     if (fd >= 0) request.keep.push_back(fd);
+  if (!plan_.log_dir.empty()) make_dirs(log_folder(plan_, state_, plan_.first_rank + local_rank));
   if (plan_.cpu_affinity) request.cpus = cpus_of(local_rank, plan_.local_ranks);
   std::vector<Fd> ours;  // the ends of pipes that the rank gets
   rank.out = stream(local_rank, 1, request, ours);
@@ -147,7 +156,7 @@ void Attempt::start(int local_rank) {
     null = Fd(open("/dev/null", O_RDONLY | O_CLOEXEC));
     request.in = null.get();
   }
-  remove_file(error_file(state_, plan_.first_rank + local_rank));
+  remove_file(error_file(plan_, state_, plan_.first_rank + local_rank));
   rank.process = spawn(request);
   rank.running = true;
   warden_.watch(rank.process.pid);
@@ -188,7 +197,9 @@ void Attempt::handle(uint64_t tag) {
 }
 
 void Attempt::hear_machines() {
-  if (machines_->others_failed() && !stop_at_ && !kill_at_) stop_at_ = Clock::now();
+  const bool failed = machines_->others_failed();
+  while (const int signal = machines_->next_signal()) hear_signal(signal);
+  if (failed && !stop_at_ && !kill_at_) stop_at_ = Clock::now();
 }
 
 // Descriptors of processes become ready in the order in which the processes end, and epoll keeps
@@ -209,10 +220,14 @@ void Attempt::take_end(int local_rank) {
   end.pid = rank.process.pid;
   end.signal = info.si_code == CLD_EXITED ? 0 : info.si_status;
   end.code = end.signal != 0 ? 128 + end.signal : info.si_status;
+  end.stuck = rank.stuck;
+  if (!end.stuck.empty()) end.code = static_cast<int>(ErrorKind::hang);
   end.told = rank.told;
   end.told_ns = rank.told_ns;
   end.forwarded = result_.stop_signal;
-  end.error = read_error_record(error_file(state_, end.rank));
+  const std::string record = error_file(plan_, state_, end.rank);
+  end.error = read_error_record(record);
+  if (!plan_.log_dir.empty()) end.error_file = record;
   if (rank.err) end.last_lines = rank.err->last_lines();
   if (end.last_lines.empty() && rank.out) end.last_lines = rank.out->last_lines();
   result_.ends.push_back(end);
@@ -235,18 +250,46 @@ void Attempt::after_end(const RankEnd& end) {
   }
 }
 
+// One machine's launcher was told: all hear it, so that all stop, or go on, alike.
 void Attempt::take_signal(int signal) {
+  if (machines_) machines_->pass_on(signal);
+  hear_signal(signal);
+}
+
+void Attempt::hear_signal(int signal) {
   const bool repeated = std::count(forwarded_.begin(), forwarded_.end(), signal) > 0;
   if (repeated && signal == SIGINT) return tell_to_stop(SIGKILL);
   if (repeated) return;
   forwarded_.push_back(signal);
-  if (signal == SIGTERM || signal == SIGINT || signal == SIGHUP) {
+  if (signal != SIGUSR1 && signal != SIGUSR2) {
     if (result_.stop_signal == 0) result_.stop_signal = signal;
     if (!kill_at_)
       kill_at_ =
           Clock::now() + std::chrono::milliseconds(static_cast<int64_t>(1000 * plan_.grace_period));
   }
   send(signal);
+}
+
+// Ranks that waited too long have all said so by now (ErrorKind::hang): their group was broken for
+// them at the same moment. Whoever still runs never came to what they waited for.
+bool Attempt::find_stuck() {
+  const auto hung = [](const RankEnd& end) {
+    return end.code == static_cast<int>(ErrorKind::hang);
+  };
+  if (std::none_of(result_.ends.begin(), result_.ends.end(), hung)) return false;
+  for (int r = 0; r < plan_.local_ranks; ++r)
+    if (ranks_[static_cast<size_t>(r)].running)
+      ranks_[static_cast<size_t>(r)].stuck = what_it_does(r);
+  return true;
+}
+
+std::string Attempt::what_it_does(int local_rank) const {
+  const int pid = ranks_[static_cast<size_t>(local_rank)].process.pid;
+  std::string text = is_stopped(pid) ? "was stopped by a signal" : "was running";
+  if (!shared_) return text;
+  const std::string call = shared_->recent_calls(plan_.first_rank + local_rank, 1);
+  if (call.empty()) return text + " and had not called its group";
+  return text + "; its last call was " + call.substr(0, call.size() - 1);
 }
 
 void Attempt::watch_deadlines() {
@@ -257,8 +300,9 @@ void Attempt::watch_deadlines() {
     if (machines_) machines_->stop_others();
     // Whoever has ended by now has not ended because of us.
     for (int r = 0; r < plan_.local_ranks; ++r) take_end(r);
+    const bool stuck = find_stuck();
     tell_to_stop(SIGTERM);
-    kill_at_ = now + kTermGrace;
+    kill_at_ = now + (stuck ? kTraceGrace : kTermGrace);
   }
   if (kill_at_ && now >= *kill_at_) {
     tell_to_stop(SIGKILL);
@@ -283,7 +327,9 @@ bool Attempt::any_running() const {
 void Attempt::send(int signal) {
   for (const Rank& rank : ranks_) {
     if (!rank.running) continue;
-    kill(-rank.process.pid, signal);
+    // One that is stuck has nothing to save, but can say where it is (accel/crash_record.h).
+    const bool ask_where = signal == SIGTERM && !rank.stuck.empty();
+    kill(-rank.process.pid, ask_where ? SIGQUIT : signal);
     kill(-rank.process.pid, SIGCONT);  // one that was stopped could not hear it
   }
 }

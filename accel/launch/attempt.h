@@ -55,6 +55,7 @@ class Attempt {
     std::unique_ptr<OutputStream> out, err;
     bool running = false, told = false;
     int64_t told_ns = 0;
+    std::string stuck;  // RankEnd::stuck
   };
 
   void start(int local_rank);
@@ -62,9 +63,12 @@ class Attempt {
                                        std::vector<Fd>& ours);
   void handle(uint64_t tag);
   void hear_machines();
+  void hear_signal(int signal);
   void take_end(int local_rank);
   void take_signal(int signal);
   void after_end(const RankEnd& end);
+  bool find_stuck();
+  std::string what_it_does(int local_rank) const;
   void watch_deadlines();
   int milliseconds_to_deadline() const;
   bool any_running() const;

@@ -103,8 +103,13 @@ void add_variables(const std::vector<std::string>& entries, const std::vector<st
   }
 }
 
-std::string error_file(const LaunchState& state, int rank) {
-  return cat({state.error_folder, "/rank_", rank, ".json"});
+std::string log_folder(const LaunchPlan& plan, const LaunchState& state, int rank) {
+  return cat({plan.log_dir, "/", plan.run_id, "/attempt_", state.epoch, "/", rank});
+}
+
+std::string error_file(const LaunchPlan& plan, const LaunchState& state, int rank) {
+  return plan.log_dir.empty() ? cat({state.error_folder, "/rank_", rank, ".json"})
+                              : log_folder(plan, state, rank) + "/error.json";
 }
 
 Variables rank_environment(const LaunchPlan& plan, const LaunchState& state, int local_rank) {
@@ -129,7 +134,7 @@ Variables rank_environment(const LaunchPlan& plan, const LaunchState& state, int
   if (!state.store.empty()) set({"PINION_STORE"}, state.store);
   if (state.secret_fd >= 0) set({"PINION_STORE_SECRET_FD"}, std::to_string(state.secret_fd));
   if (state.shm_fd >= 0) set({"PINION_SHM_FD"}, std::to_string(state.shm_fd));
-  if (!state.error_folder.empty()) set({"PINION_ERROR_FILE"}, error_file(state, rank));
+  if (!state.error_folder.empty()) set({"PINION_ERROR_FILE"}, error_file(plan, state, rank));
   return out;
 }
 

@@ -26,10 +26,13 @@ struct LaunchState {
   int epoch = 0;  // counts restarts
   std::string store;
   int secret_fd = -1, shm_fd = -1;  // inherited; -1: there is none
-  std::string error_folder;         // where ranks leave rank_N.json
+  std::string error_folder;         // where ranks leave rank_N.json, unless there is a log_dir
 };
 
-std::string error_file(const LaunchState& state, int rank);
+// What is kept of a rank in --log_dir: LOG_DIR/RUN/attempt_<epoch>/<rank>.
+std::string log_folder(const LaunchPlan& plan, const LaunchState& state, int rank);
+// Where the rank leaves the record of its end.
+std::string error_file(const LaunchPlan& plan, const LaunchState& state, int rank);
 
 // The whole environment of one rank: Pinion's names, torchrun's, and Accelerate's.
 Variables rank_environment(const LaunchPlan& plan, const LaunchState& state, int local_rank);

@@ -55,7 +55,7 @@ class Launcher {
       Verdict verdict = judge(result.ends, result.stop_signal);
       if (machines_) verdict = machines_->agree(verdict);
       if (!verdict.text.empty()) say(verdict.text);
-      if (!restarts(verdict, result.stop_signal)) {
+      if (!restarts(verdict)) {
         if (machines_) machines_->part();
         return verdict.code;
       }
@@ -95,8 +95,9 @@ class Launcher {
   }
 
   // Whether the ranks are to be started again; counts it.
-  bool restarts(const Verdict& verdict, int stop_signal) {
-    if (verdict.code == 0 || stop_signal != 0 || !worth_a_restart(verdict.code)) return false;
+  bool restarts(const Verdict& verdict) {
+    if (verdict.code == 0 || verdict.stop_signal != 0 || !worth_a_restart(verdict.code))
+      return false;
     if (state_.epoch >= plan_.max_restarts) return false;
     fruitless_ = made_progress() ? 0 : fruitless_ + 1;
     if (fruitless_ > kFruitlessRestarts) {
@@ -121,8 +122,8 @@ class Launcher {
   }
 
   const LaunchPlan& plan_;
+  SignalSource signals_;  // first: nothing that is made after it is left behind
   const std::string folder_;
-  SignalSource signals_;
   Warden warden_;
   const dist::StoreSecret secret_;
   Fd secret_fd_;

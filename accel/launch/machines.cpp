@@ -3,6 +3,7 @@
 #include "pinion/accel/launch/machines.h"
 
 #include <algorithm>
+#include <charconv>
 #include <nlohmann/json.hpp>
 
 #include "pinion/kernels/check.h"
@@ -17,6 +18,12 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kBeatLives{10'000};
 constexpr std::chrono::milliseconds kEnds{30'000};  // for the other machines' ranks to stop
 constexpr std::chrono::milliseconds kParts{5'000};  // for the other launchers to leave
+
+int number_in(const std::string& text) {
+  int number = 0;
+  std::from_chars(text.data(), text.data() + text.size(), number);
+  return number;
+}
 
 }  // namespace
 
@@ -34,6 +41,7 @@ std::string Machines::key(std::string_view what, int machine) const {
 
 std::vector<std::string> Machines::keys(std::string_view what) const {
   std::vector<std::string> all;
+  all.reserve(static_cast<size_t>(plan_.machines));
   for (int m = 0; m < plan_.machines; ++m) all.push_back(key(what, m));
   return all;
 }
@@ -78,6 +86,8 @@ bool Machines::others_failed() {
   while (const auto event = watch_.next_event(dist::Store::Milliseconds(0))) {
     const std::string mine = std::to_string(plan_.machine);
     if (event->key.ends_with("/" + mine)) continue;
+    if (event->value && event->key.starts_with(cat({"signal/", epoch_, "/"})))
+      signals_.push_back(number_in(*event->value));
     failed |= event->key.starts_with(cat({"failed/", epoch_, "/"}));
     lost_ |= !event->value && event->key.starts_with(cat({"beat/", epoch_, "/"}));
   }
@@ -88,6 +98,17 @@ void Machines::failed_here() {
   if (order_ == 0) order_ = store_.add(cat({"order/", epoch_}), 1);
 }
 
+void Machines::pass_on(int signal) {
+  store_.set(key("signal", plan_.machine), std::to_string(signal));
+}
+
+int Machines::next_signal() {
+  if (signals_.empty()) return 0;
+  const int signal = signals_.front();
+  signals_.pop_front();
+  return signal;
+}
+
 void Machines::stop_others() { store_.set(key("failed", plan_.machine), ""); }
 
 Verdict Machines::agree(const Verdict& mine) {
@@ -95,6 +116,7 @@ Verdict Machines::agree(const Verdict& mine) {
   const nlohmann::json record = {{"order", order_},
                                  {"code", mine.code},
                                  {"weight", mine.weight},
+                                 {"stop", mine.stop_signal},
                                  {"text", escaped(mine.text)}};
   store_.set(key("end", plan_.machine), record.dump());
   // A machine that only waits for its peers' ranks to finish waits as long as they work.
@@ -109,6 +131,7 @@ Verdict Machines::agree(const Verdict& mine) {
   }
   Verdict best;
   int64_t best_order = 0;
+  int stop = 0;
   const auto ends = store_.multi_get(keys("end"));
   for (int m = 0; m < plan_.machines; ++m) {
     const auto& text = ends[static_cast<size_t>(m)];
@@ -117,14 +140,20 @@ Verdict Machines::agree(const Verdict& mine) {
              : nlohmann::json{{"order", INT64_MAX},
                               {"code", static_cast<int>(ErrorKind::peer_lost)},
                               {"weight", 1},
+                              {"stop", 0},
                               {"text", cat({"machine ", m, " is gone"})}};
     const auto order = end.at("order").get<int64_t>();
     const auto weight = end.at("weight").get<int>(), code = end.at("code").get<int>();
+    stop = std::max(stop, end.at("stop").get<int>());
     if (code == 0) continue;
     if (best.code != 0 && std::pair(weight, order) >= std::pair(best.weight, best_order)) continue;
-    best = {code, weight, cat({"machine ", m, ": ", end.at("text").get<std::string>()})};
+    best = {code, weight, 0, cat({"machine ", m, ": ", end.at("text").get<std::string>()})};
     best_order = order;
   }
+  // The ranks of one machine may have lost those of another before the news of the signal came.
+  if (stop != 0 && best.weight > 0 && best.code != static_cast<int>(ErrorKind::preempted))
+    best.code = 128 + stop;
+  best.stop_signal = stop;
   return best;
 }
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Launchers of several machines, by way of the store that the one of machine 0 hosts: they meet
-// before each start, hear when another's ranks fail, and agree on what the run ends with.
+// before each start, hear when another's ranks fail or another is told to stop, and agree on what
+// the run ends with.
 #pragma once
 
 #include <chrono>
+#include <deque>
 #include <string>
 #include <vector>
 
@@ -27,10 +29,15 @@ class Machines {
   // first call on. stop_others() makes others_failed() true elsewhere.
   void failed_here();
   void stop_others();
+  // Tells the others of a signal that came here; what came to them, once each, or 0.
+  // others_failed() reads the news.
+  void pass_on(int signal);
+  int next_signal();
   // Says that we are alive, when it is time to; others take us for dead after 10 seconds.
   void beat();
   static constexpr std::chrono::milliseconds kBeat{2000};
-  // What the run ended with, of what all machines say: the cause outweighs its consequences.
+  // What the run ended with, of what all machines say: the cause outweighs its consequences. A
+  // signal to one of them was meant for all.
   Verdict agree(const Verdict& mine);
   // Machine 0 stays until the others have heard what they asked for.
   void part();
@@ -44,6 +51,7 @@ class Machines {
   int epoch_ = 0;
   int64_t order_ = 0;  // of our first failure among those of all machines; 0: none
   bool lost_ = false;
+  std::deque<int> signals_;  // of others, not yet asked for
   std::chrono::steady_clock::time_point next_beat_{};
 };
 

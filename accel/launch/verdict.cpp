@@ -21,10 +21,13 @@ constexpr int code_of(ErrorKind kind) { return static_cast<int>(kind); }
 
 // 0: a cause of its own. 1: what a rank does when another one is gone. 2: what it was asked for.
 int consequence(const RankEnd& end) {
+  if (!end.stuck.empty()) return 0;
   // An error that was there before we asked is the rank's own, though it ended after.
   const bool told = end.told && !(end.error && end.error->monotonic_ns < end.told_ns);
   if (told || (end.signal != 0 && end.signal == end.forwarded)) return 2;
-  if (end.code == code_of(ErrorKind::peer_lost) || end.code == code_of(ErrorKind::hang)) return 1;
+  const bool missed_others =
+      end.code == code_of(ErrorKind::peer_lost) || end.code == code_of(ErrorKind::hang);
+  if (missed_others) return end.forwarded != 0 ? 2 : 1;  // others were asked to end, too
   return 0;
 }
 
@@ -44,6 +47,7 @@ std::optional<ErrorRecord> parse_error_record(std::string_view text) {
     record.kind = json.at("class").get<std::string>();
     record.message = json.at("message").get<std::string>();
     record.monotonic_ns = json.at("t_mono_ns").get<int64_t>();
+    record.backtrace = json.contains("backtrace");
     return record;
   } catch (const std::exception&) {  // a program of somebody else may have written anything
     return std::nullopt;
@@ -84,6 +88,7 @@ Verdict judge(const std::vector<RankEnd>& ends, int stop_signal) {
   const RankEnd* culprit = first_culprit(ends);
   Verdict verdict;
   verdict.code = exit_code(ends, stop_signal);
+  verdict.stop_signal = stop_signal;
   if (culprit) verdict.text = describe(*culprit);
   const bool stopped = verdict.code == code_of(ErrorKind::preempted);
   if (stopped || culprit) verdict.weight = stopped ? 1 : consequence(*culprit);
@@ -92,6 +97,7 @@ Verdict judge(const std::vector<RankEnd>& ends, int stop_signal) {
 
 std::string describe(const RankEnd& end) {
   std::string text = cat({"rank ", end.rank, " (pid ", static_cast<int>(end.pid), ") "});
+  if (!end.stuck.empty()) text += cat({"kept others waiting too long: it ", end.stuck, "; it "});
   if (end.signal != 0) {
     const char* name = sigabbrev_np(end.signal);
     text += cat(
@@ -103,6 +109,9 @@ std::string describe(const RankEnd& end) {
     text += cat({" (", escaped(end.error->kind), "): ", escaped(end.error->message)});
   else if (!end.last_lines.empty())
     text += cat({"; last lines: ", end.last_lines});
+  if (end.error && end.error->backtrace)
+    text += cat({"; its trace: ", end.error_file.empty() ? "above, on its standard error"
+                                                         : escaped(end.error_file)});
   return text;
 }
 

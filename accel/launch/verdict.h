@@ -11,11 +11,12 @@
 
 namespace pinion::accel {
 
-// What a program left behind in PINION_ERROR_FILE (apps/common/program.cpp writes it).
+// What a program left behind in PINION_ERROR_FILE (accel/error_record.h, accel/crash_record.h).
 struct ErrorRecord {
   int code = 0;
   std::string kind, message;
   int64_t monotonic_ns = 0;
+  bool backtrace = false;  // there is one
 };
 // Nothing when the file is not there or holds something else.
 std::optional<ErrorRecord> read_error_record(const std::string& path);
@@ -25,12 +26,14 @@ std::optional<ErrorRecord> parse_error_record(std::string_view text);
 struct RankEnd {
   int rank = 0;
   pid_t pid = 0;
-  int code = 0;         // of exit(); 128 + signal
+  int code = 0;         // of exit(); 128 + signal; that of ErrorKind::hang if it was stuck
   int signal = 0;       // that ended it, or 0
   bool told = false;    // the launcher had asked it to end, because of another rank
   int64_t told_ns = 0;  // when, on the monotonic clock
   int forwarded = 0;    // a signal to stop that came from outside, or 0
+  std::string stuck;    // what it was at when others had waited for it too long; or empty
   std::optional<ErrorRecord> error;
+  std::string error_file;  // where the record of a crash can be read later; or empty
   std::string last_lines;
 };
 
@@ -47,7 +50,8 @@ int exit_code(const std::vector<RankEnd>& ends, int stop_signal);
 // for a later start, 2 what was asked for. Code 0: all is well.
 struct Verdict {
   int code = 0, weight = 0;
-  std::string text;  // about the culprit, if there is one
+  int stop_signal = 0;  // that a launcher was asked to end by, or 0
+  std::string text;     // about the culprit, if there is one
 };
 Verdict judge(const std::vector<RankEnd>& ends, int stop_signal);
 

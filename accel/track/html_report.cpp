@@ -55,11 +55,17 @@ thead th{color:var(--soft);font-weight:500}
 .confusion th:first-child{text-align:left;padding-left:0}
 .confusion .side{color:var(--soft)}
 footer{color:var(--soft);font-size:13px;margin-top:28px}
-
-.pictures{display:flex;flex-wrap:wrap;gap:18px;margin:14px 0}
-.pictures>div{flex:1 1 280px}
-.pictures img{width:48%;min-width:120px;margin-right:2%;border-radius:6px;
-image-rendering:auto}
+.pictures{display:flex;flex-wrap:wrap;gap:20px}
+.pictures>div{flex:1 1 320px}
+.pictures p{margin:0 0 8px}
+figure{margin:0}
+figure img{display:block;width:100%;border-radius:6px}
+figcaption{color:var(--soft);font-size:13px;margin-top:3px}
+figcaption.marked{color:rgb(var(--miss));font-weight:600}
+.large{display:flex;gap:10px}
+.large figure{flex:1 1 0;max-width:256px}
+.small{display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:14px;
+margin-top:16px}
 @media print{body{background:#fff}section,.values>div{break-inside:avoid}}
 )css";
 
@@ -164,16 +170,27 @@ std::string base64(std::string_view bytes) {
   return out;
 }
 
-void HtmlReport::add_pictures(const std::vector<std::string>& png_files,
-                              const std::vector<std::pair<std::string, std::string>>& lines) {
+void HtmlReport::add_pictures(const std::vector<Picture>& pictures,
+                              const std::vector<std::pair<std::string, std::string>>& lines,
+                              const std::vector<Picture>& small) {
   open_block(false);
-  body_ += "<section class=\"pictures\">\n<div>";
-  for (const std::string& png : png_files)
-    body_ += "<img alt=\"\" src=\"data:image/png;base64," + base64(png) + "\">";
-  body_ += "</div>\n<div>";
+  const auto figures = [&](const char* kind, const std::vector<Picture>& list) {
+    body_ += fmt::format("<div class=\"{}\">", kind);
+    for (const Picture& p : list)
+      body_ += fmt::format(
+          "<figure><img alt=\"{0}\" src=\"data:image/png;base64,{1}\"><figcaption{2}>{0}"
+          "</figcaption></figure>",
+          html_escaped(p.caption), base64(p.png), p.marked ? " class=\"marked\"" : "");
+    body_ += "</div>\n";
+  };
+  body_ += "<section><div class=\"pictures\">\n";
+  figures("large", pictures);
+  body_ += "<div>";
   for (const auto& [name, text] : lines)
     body_ += fmt::format("<p><b>{}</b> {}</p>", html_escaped(name), html_escaped(text));
-  body_ += "</div>\n</section>\n";
+  body_ += "</div></div>\n";
+  if (!small.empty()) figures("small", small);
+  body_ += "</section>\n";
 }
 
 void HtmlReport::add_chart(const Chart& chart) {

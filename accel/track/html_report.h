@@ -54,6 +54,12 @@ struct Table {
   std::vector<std::vector<std::string>> rows;  // columns that hold only numbers are set right
 };
 
+struct Picture {
+  std::string png;      // the bytes of a PNG file
+  std::string caption;  // may be empty
+  bool marked = false;  // the caption stands out
+};
+
 class HtmlReport {
  public:
   explicit HtmlReport(std::string_view title, std::string_view subtitle = {});
@@ -65,10 +71,11 @@ class HtmlReport {
   void add_chart(const Chart& chart);  // neighbouring charts stand side by side where there is room
   void add_bars(const Bars& bars);     // as charts do
   void add_table(const Table& table);
-  // Pictures side by side, with lines of text under them: a bold name, then what it is. The bytes
-  // are those of PNG files.
-  void add_pictures(const std::vector<std::string>& png_files,
-                    const std::vector<std::pair<std::string, std::string>>& lines);
+  // Pictures side by side, with lines of text beside them: a bold name, then what it is; small
+  // ones with their captions below.
+  void add_pictures(const std::vector<Picture>& pictures,
+                    const std::vector<std::pair<std::string, std::string>>& lines,
+                    const std::vector<Picture>& small = {});
   void add_confusion(std::string_view title, const ConfusionMatrix& matrix);
 
   std::string html() const;  // the whole page

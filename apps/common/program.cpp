@@ -10,7 +10,8 @@
 #include <new>
 #include <string>
 
-#include "pinion/apps/common/error_record.h"
+#include "pinion/accel/crash_record.h"
+#include "pinion/accel/error_record.h"
 #include "pinion/kernels/check.h"
 #include "pinion/runtime/log.h"
 
@@ -32,7 +33,7 @@ int write_all(int fd, std::string_view text) noexcept {
 int report(std::string_view name, std::string_view text, ErrorKind kind) noexcept {
   try {
     write_all(STDERR_FILENO, std::string(name) + ": " + escaped(text) + "\n");
-    record_error(kind, text);
+    accel::record_error(kind, text);
   } catch (...) {  // no memory even for the message
     write_all(STDERR_FILENO, "out of memory\n");
   }
@@ -51,6 +52,7 @@ std::string with_underscores(std::string argument) {
 
 int run_program(std::string_view name, const std::function<int()>& body) noexcept {
   try {
+    accel::record_crashes();
     return body();
   } catch (const Error& e) {
     return report(name, e.what(), e.kind());

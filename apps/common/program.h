@@ -15,7 +15,8 @@ namespace pinion::apps {
 
 // Runs `body` and returns the exit code of the process: what body returns, or that of the error it
 // threw (docs/design.md, "Exit codes"), after a line "simple_train: table.csv:3:7: …" on stderr.
-// Under a launcher, which names a file in PINION_ERROR_FILE, the error is also recorded there.
+// Under a launcher, which names a file in PINION_ERROR_FILE, the error is also recorded there, and
+// so is a signal that kills the program (accel/crash_record.h).
 int run_program(std::string_view name, const std::function<int()>& body) noexcept;
 
 // Parses the command line by `app`. True to go on; false when only help was asked for and printed.

@@ -78,6 +78,8 @@ constexpr Flag kFlags[] = {
      [](Command& c, const Text&) { c.config.set_flag("same_network", "true"); }},
     {"enable_cpu_affinity", 0, false, "bind each rank to CPUs of its own",
      [](Command& c, const Text&) { c.config.set_flag("enable_cpu_affinity", "true"); }},
+    {"deterministic", 0, false, "the same bits on any number of ranks",
+     [](Command& c, const Text&) { c.config.set_flag("deterministic", "true"); }},
     {"tee", 't', true,
      "into --log_dir and on the screen: 1 standard output, 2 errors, 3 both; "
      "or by rank, 0:1,1:3",

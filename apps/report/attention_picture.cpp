@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Draws heat over films.
+// Asks the decoder, and draws heat over films.
 #include "pinion/apps/report/attention_picture.h"
 
 #include <algorithm>
 #include <cmath>
 
-#include "pinion/kernels/check.h"
+#include "pinion/apps/report/tokenizer.h"
+#include "pinion/runtime/autograd.h"
 
 namespace pinion::report {
 
@@ -37,6 +38,23 @@ void put(Image& picture, int64_t top, int64_t left, const Image& film, const Ima
 }
 
 }  // namespace
+
+std::vector<std::vector<double>> attention_of(EncoderDecoder& model, const Tensor& features,
+                                              const std::vector<int64_t>& written) {
+  if (written.empty()) return {};
+  const NoGrad no_grad;
+  std::vector<int64_t> before = {Tokenizer::kEnd};
+  before.insert(before.end(), written.begin(), written.end() - 1);
+  const auto words = static_cast<int64_t>(before.size());
+  const Tensor ids = Tensor::of(before, {1, words}).to(features.device());
+  const Tensor all = model.image_attention(model.encode(features), ids);
+  const std::vector<double> values = all.values<double>();
+  const auto places = static_cast<ptrdiff_t>(all.size(2));
+  std::vector<std::vector<double>> out;
+  for (auto row = values.begin(); row != values.end(); row += places)
+    out.emplace_back(row, row + places);
+  return out;
+}
 
 std::vector<Attended> by_sentence(const std::vector<std::string>& words,
                                   const std::vector<std::vector<double>>& attention) {
@@ -83,6 +101,11 @@ Image attention_picture(const std::vector<Image>& films, const std::vector<Atten
     }
   }
   return picture;
+}
+
+Image attention_row(const std::vector<Image>& films, const Attended& part, int64_t side) {
+  const Image both = attention_picture(films, {part}, side);
+  return crop(both, side + kGap, 0, side, both.width);
 }
 
 }  // namespace pinion::report

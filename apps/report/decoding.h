@@ -3,6 +3,7 @@
 // what the decoder keeps of the words before. All reports of a batch are written together.
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,8 +12,9 @@
 namespace pinion::report {
 
 struct DecodingOptions {
-  // "beam_search", "greedy", "sample" (by probability), "top5" (of the 5 likeliest, any number),
-  // "top0.9" (of the likeliest that make up 0.9 together).
+  // "beam_search", "greedy", "sample" (by probability), "gumbel" (the same, with noise on scores:
+  // temperature does nothing), "top5" (of the 5 likeliest, any number), "top0.9" (of the likeliest
+  // that make up 0.9 together).
   std::string method = "beam_search";
   int64_t beam_size = 3;
   int64_t max_length = 60;  // words, the end included
@@ -22,19 +24,40 @@ struct DecodingOptions {
   // in the published code.
   bool block_trigrams = true;
   uint64_t seed = 0;  // of words drawn by chance
+
+  int64_t sample_n = 1;  // reports of each study, the best first: of a beam, or drawn anew
+  // The beam is cut into so many groups, or so many reports are written side by side; a word costs
+  // diversity_lambda for each time that an earlier group has just written it at the same place.
+  int64_t group_size = 1;
+  double diversity_lambda = 0.5;
+  // Of a beam's finished texts, L words long, the best has the highest sum of log-probabilities;
+  // with "wu_A" the highest sum / ((5 + L) / 6)^A, with "avg" sum / L.
+  std::string length_penalty;
+  int64_t forbidden = 0;  // the number of a word that is never written; 0: none
+  bool cached = true;     // false: read every text anew for each word, to compare with
 };
 
 struct WrittenReport {
   std::vector<int64_t> ids;           // without the end
   std::vector<double> probabilities;  // of each, and of the end if it is there
-                                      // the model's own, whatever the options forbid
+                                      // the model's own, whatever the options do to them
   double log_probability = 0;         // the sum of their logarithms
 };
 
-// features [B,P,d_vf], as the extractor gives them -> B reports. The model must be in evaluation
-// mode. Throws Error (usage) for options that make no sense, and Error (non_finite) when the model
-// gives probabilities that are none.
+// Throws Error (usage) for options that make no sense, as what follows does.
+void check(const DecodingOptions& options);
+
+// features [B,P,d_vf], as the extractor gives them -> the reports of each study, sample_n or, not
+// in beam search, group_size of them if that is more. The model must be in evaluation mode. Chance
+// depends on the seed, the place of a word and the study's number in `studies` (0, 1, … unless
+// given), not on the batch. Throws Error (non_finite) when the model gives probabilities that are
+// none.
+std::vector<std::vector<WrittenReport>> write_several(EncoderDecoder& model, const Tensor& features,
+                                                      const DecodingOptions& options = {},
+                                                      std::span<const int64_t> studies = {});
+// The first of each.
 std::vector<WrittenReport> write_reports(EncoderDecoder& model, const Tensor& features,
-                                         const DecodingOptions& options = {});
+                                         const DecodingOptions& options = {},
+                                         std::span<const int64_t> studies = {});
 
 }  // namespace pinion::report

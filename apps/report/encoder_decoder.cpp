@@ -62,7 +62,7 @@ EncoderDecoder::EncoderDecoder(const TransformerOptions& o)
 Tensor EncoderDecoder::encode(const Tensor& features) {
   Tensor x = att_dropout_(att_embed_(features, Activation::relu));
   for (EncoderLayer& layer : encoder_layers_) x = layer(x);
-  return encoder_norm_(x, {});
+  return encoder_norm_(x);
 }
 
 Tensor EncoderDecoder::embed(const Tensor& ids, int64_t first) {
@@ -80,18 +80,35 @@ Tensor EncoderDecoder::embed(const Tensor& ids, int64_t first) {
 Tensor EncoderDecoder::decode(const Tensor& encoded, const Tensor& ids, const Tensor& padding) {
   // The memory reads the words through its own draw of the dropout, as in the published model.
   const Tensor m = memory_ ? remember(embed(ids)) : Tensor();
+  const std::vector<Shifts> shifts = shifts_of(decoder_norms(), m);
+  const Shifts* next = shifts.data();
   Tensor x = embed(ids);
-  for (DecoderLayer& layer : decoder_layers_) x = layer(x, encoded, padding, m);
-  x = decoder_norm_(x, {});
+  for (DecoderLayer& layer : decoder_layers_) {
+    x = layer(x, encoded, padding, next);
+    next += layer.sublayer.size();
+  }
+  x = decoder_norm_(x);
   if (options_.memory == MemoryKind::rm) x = nn::concat({x, m}, 2);
   return logit_(x);
 }
 
 Tensor EncoderDecoder::image_attention(const Tensor& encoded, const Tensor& ids) {
   const Tensor m = memory_ ? remember(embed(ids)) : Tensor();
+  const std::vector<Shifts> shifts = shifts_of(decoder_norms(), m);
+  const Shifts* next = shifts.data();
   Tensor x = embed(ids);
-  for (size_t i = 0; i + 1 < decoder_layers_.size(); ++i) x = decoder_layers_[i](x, encoded, {}, m);
-  return decoder_layers_.back().image_attention(x, encoded, {}, m);
+  for (size_t i = 0; i + 1 < decoder_layers_.size(); ++i) {
+    x = decoder_layers_[i](x, encoded, {}, next);
+    next += decoder_layers_[i].sublayer.size();
+  }
+  return decoder_layers_.back().image_attention(x, encoded, {}, next);
+}
+
+std::vector<const Norm*> EncoderDecoder::decoder_norms() const {
+  std::vector<const Norm*> norms;
+  for (const DecoderLayer& layer : decoder_layers_)
+    for (const Sublayer& sublayer : layer.sublayer) norms.push_back(&sublayer.norm);
+  return norms;
 }
 
 namespace {
@@ -129,7 +146,7 @@ Tensor EncoderDecoder::step(State& state, const Tensor& ids) {
   }
   for (size_t i = 0; i < decoder_layers_.size(); ++i)
     x = decoder_layers_[i].step(x, state.layers[i], m);
-  x = decoder_norm_(x, {});
+  x = decoder_norm_(x);
   if (options_.memory == MemoryKind::rm) x = nn::concat({x, m}, 2);
   return nn::reshape(logit_(x), {rows, options_.vocabulary});
 }

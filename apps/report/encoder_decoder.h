@@ -57,6 +57,8 @@ struct EncoderDecoder : nn::Module {
   void fields(nn::Fields& f) override;
 
  private:
+  std::vector<const Norm*> decoder_norms() const;  // three of each layer
+
   TransformerOptions options_;
   nn::Linear att_embed_;
   nn::Dropout att_dropout_;

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// eval: how good a trained model's reports of a split are, beside figures that need no image.
+// eval: how good a trained model's reports of a split are, beside figures that need no image; on
+// any number of ranks.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <numeric>
+#include <nlohmann/json.hpp>
 
-#include "pinion/accel/track/progress.h"
 #include "pinion/apps/common/program.h"
-#include "pinion/apps/report/evaluation.h"
-#include "pinion/apps/report/model_folder.h"
-#include "pinion/runtime/autograd.h"
-#include "pinion/runtime/device.h"
+#include "pinion/apps/report/decoding_flags.h"
+#include "pinion/apps/report/examination.h"
+#include "pinion/apps/report/memory_advice.h"
+#include "pinion/runtime/fs.h"
 
 namespace pinion::report {
 
@@ -18,62 +18,50 @@ namespace {
 
 struct EvalOptions {
   std::string checkpoint, image_dir = "data/cxr/images", ann_path = "data/cxr/annotation.json";
+  std::string output;
   Split split = Split::test;
-  int64_t batch_size = 16;
+  int64_t batch_size = 16, workers = 2;
   bool cpu = false;
+  DecodingFlags decoding;
 };
 
-std::vector<std::string> written(const TrainedModel& trained, const Tensor& films) {
-  std::vector<std::string> out;
-  const Tensor features = trained.model->visual_extractor(films);
-  for (const WrittenReport& report :
-       write_reports(trained.model->encoder_decoder, features, trained.settings.decoding))
-    out.push_back(trained.tokenizer->decode(report.ids));
-  return out;
+std::string json_of(const Examiner::Result& result, const StudyBatches& studies) {
+  nlohmann::ordered_json json;
+  for (const auto& [row, figures] : result.controls.table)
+    for (const auto& [name, value] : figures.values) json["figures"][row][name] = value;
+  for (size_t i = 0; i < result.pairs.size(); ++i)
+    json["reports"].push_back({{"id", studies.studies()[i].id},
+                               {"true", result.pairs[i].references.front()},
+                               {"written", result.pairs[i].hypothesis}});
+  return json.dump(1) + "\n";
 }
 
-int evaluate(const EvalOptions& o) {
-  const NoGrad no_grad;
+int evaluate(const EvalOptions& o, const CLI::App& app) {
+  accel::Accelerator accelerator({.cpu = o.cpu, .even_batches = false});
   const TrainedModel trained = load_model(o.checkpoint);
-  const ModelSettings& settings = trained.settings;
-  const ImageForm form = settings.image_form();
-  const Device device = parse_device(o.cpu ? "cpu" : "auto");
-  trained.model->to(device);
+  ModelSettings settings = trained.settings;
+  settings.decoding = o.decoding.over(settings.decoding, app, *trained.tokenizer);
+  trained.model->to(accelerator.device());
   const auto set = std::make_shared<const StudySet>(
       load_studies(o.ann_path, o.image_dir,
                    settings.views == 2 ? DatasetName::iu_xray : DatasetName::mimic_cxr));
   const auto batches = [&](Split split) {
-    return StudyBatches(set, split, trained.tokenizer, form, settings.decoding.max_length);
+    return StudyBatches(set, split, trained.tokenizer, settings.image_form(),
+                        settings.decoding.max_length);
   };
-  const StudyBatches studies = batches(o.split), training = batches(Split::train);
+  const StudyBatches studies = batches(o.split);
   PINION_REQUIRE(data, studies.size() > 0, o.ann_path, ": expected studies in the split ",
                  name_of(o.split), ", got none");
-
-  std::vector<Pair> pairs;
-  accel::Progress progress("Writing", studies.size());
-  while (static_cast<int64_t>(pairs.size()) < studies.size()) {
-    const auto first = static_cast<int64_t>(pairs.size());
-    std::vector<int64_t> numbers(
-        static_cast<size_t>(std::min(o.batch_size, studies.size() - first)));
-    std::iota(numbers.begin(), numbers.end(), first);
-    for (const std::string& text : written(trained, studies.get(numbers).images.to(device))) {
-      pairs.push_back({text, {studies.reference(static_cast<int64_t>(pairs.size()))}});
-      progress.step();
-    }
-  }
-  progress.erase();
-
-  std::vector<std::string> training_reports;
-  for (int64_t i = 0; i < training.size(); ++i) training_reports.push_back(training.reference(i));
-  const Controls controls = controls_of(pairs, training_reports);
-  const std::string of_nothing =
-      written(trained, Tensor::zeros({settings.views, form.side, form.side, form.channels},
-                                     DType::f32, device))
-          .front();
-  std::vector<Pair> blank = pairs;
-  for (Pair& pair : blank) pair.hypothesis = of_nothing;
-  apps::print(fmt::format("{} studies of the split {}\n{}", pairs.size(), name_of(o.split),
-                          text_of(figures_of(pairs), figures_of(blank), controls)));
+  accel::DataLoader plain(studies,
+                          {.batch_size = o.batch_size, .workers = static_cast<int>(o.workers)});
+  const auto loader = accelerator.prepare(plain);
+  const Examiner examiner(accelerator, *trained.model, settings, *trained.tokenizer);
+  const Examiner::Result result = examiner.examine(loader, batches(Split::train), o.ann_path);
+  accelerator.on_main_process([&] {
+    apps::print(fmt::format("{} studies of the split {}\n{}{}", studies.size(), name_of(o.split),
+                            text_of(result.controls.table), result.looks));
+    if (!o.output.empty()) write_file_atomic(o.output, json_of(result, studies));
+  });
   return 0;
 }
 
@@ -89,11 +77,18 @@ int run(int argc, char** argv) {
       ->check(CLI::IsMember({"train", "val", "test"}))
       ->capture_default_str();
   app.add_option("--batch_size", o.batch_size)->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--num_workers", o.workers, "threads that make batches")
+      ->check(CLI::Range(0, 256))
+      ->capture_default_str();
+  app.add_option("--output", o.output, "JSON file for all figures and reports");
+  o.decoding.add(app);
+  app.add_option("--seed", o.decoding.options.seed, "of words drawn by chance");
   app.add_flag("--cpu", o.cpu, "no GPU, even where there is one");
   if (!apps::parse_command_line(app, argc, argv)) return 0;
   for (const Split s : {Split::train, Split::val, Split::test})
     if (split == name_of(s)) o.split = s;
-  return evaluate(o);
+  return advising("a smaller --batch_size or --beam_size needs less",
+                  [&] { return evaluate(o, app); });
 }
 
 }  // namespace

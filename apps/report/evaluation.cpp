@@ -30,7 +30,7 @@ double Figures::of(const std::string& name) const {
 bool says_findings(const std::vector<Pair>& pairs) {
   return !pairs.empty() && std::all_of(pairs.begin(), pairs.end(), [](const Pair& pair) {
     const std::string& truth = pair.references.front();
-    return report_of(findings_in(truth)) == truth;
+    return says_all_findings(truth);
   });
 }
 
@@ -41,6 +41,8 @@ Figures figures_of(const std::vector<Pair>& pairs) {
     out.values.emplace_back("BLEU_" + std::to_string(n + 1), b.corpus[n]);
   out.values.emplace_back("ROUGE_L", rouge_l(pairs).corpus);
   out.values.emplace_back("METEOR_es", meteor_es(pairs).corpus);
+  if (const WordNet* wordnet = WordNet::installed())
+    out.values.emplace_back("METEOR_ess", meteor_ess(pairs, *wordnet).corpus);
   out.values.emplace_back("CIDEr", cider_d(pairs).corpus);
   std::set<std::string_view> unique;
   for (const Pair& pair : pairs) unique.insert(pair.hypothesis);
@@ -81,13 +83,12 @@ std::vector<Pair> with_hypothesis(std::vector<Pair> pairs, const std::string& re
 
 }  // namespace
 
-Controls controls_of(const std::vector<Pair>& pairs,
+Controls controls_of(const std::vector<Pair>& pairs, const std::string& blank_report,
                      const std::vector<std::string>& training_reports) {
   Controls out;
   std::vector<Pair> shuffled = pairs;
   for (size_t i = 0; i < pairs.size(); ++i)
-    shuffled[i].hypothesis = pairs[(i + 1) % pairs.size()].hypothesis;
-  out.shuffled = figures_of(shuffled);
+    shuffled[i].hypothesis = pairs[(i + pairs.size() / 2) % pairs.size()].hypothesis;
   double best = -1;
   for (const std::string& report : candidates(training_reports)) {
     const double score = bleu(with_hypothesis(pairs, report)).corpus[3];
@@ -95,22 +96,35 @@ Controls controls_of(const std::vector<Pair>& pairs,
     best = score;
     out.constant_report = report;
   }
-  out.constant = figures_of(with_hypothesis(pairs, out.constant_report));
+  out.table = {{"as written", figures_of(pairs)},
+               {"shuffled images", figures_of(shuffled)},
+               {"blank images", figures_of(with_hypothesis(pairs, blank_report))},
+               {"best constant", figures_of(with_hypothesis(pairs, out.constant_report))}};
   return out;
+}
+
+std::string shown(const std::string& name, double value) {
+  return name == "unique" ? fmt::format("{:.0f}", value) : fmt::format("{:.3f}", value);
+}
+
+std::string note_on_meteor() {
+  return WordNet::installed()
+             ? "  METEOR_es: stages exact and stem; METEOR_ess: and synonyms of WordNet"
+             : "  METEOR_es: stages exact and stem (WordNet is not installed)";
 }
 
 std::string line_of(const Figures& figures) {
   std::string line;
   for (const auto& [name, value] : figures.values)
-    line += name == "unique" ? fmt::format("  {} {:.0f}", name, value)
-                             : fmt::format("  {} {:.3f}", name, value);
+    line += fmt::format("  {} {}", name, shown(name, value));
   return line;
 }
 
-std::string text_of(const Figures& written, const Figures& blank, const Controls& controls) {
-  return fmt::format(
-      "  as written      {}\n  shuffled images {}\n  blank images    {}\n  best constant   {}\n",
-      line_of(written), line_of(controls.shuffled), line_of(blank), line_of(controls.constant));
+std::string text_of(const FigureTable& table) {
+  std::string text;
+  for (const auto& [name, figures] : table)
+    text += fmt::format("  {:<16}{}\n", name, line_of(figures));
+  return text + note_on_meteor() + "\n";
 }
 
 }  // namespace pinion::report

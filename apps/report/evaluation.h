@@ -20,25 +20,33 @@ struct Figures {
   bool has(const std::string& name) const;
 };
 
-// BLEU_1 … BLEU_4, ROUGE_L, METEOR_es, CIDEr; unique (different reports among all); and where the
-// true reports are sentences of the synthetic findings, F1 and exact.
+// BLEU_1 … BLEU_4, ROUGE_L, METEOR_es, METEOR_ess where WordNet is installed, CIDEr; unique
+// (different reports among all); and where the true reports are sentences of the synthetic
+// findings, F1 and exact.
 Figures figures_of(const std::vector<Pair>& pairs);
 
 // Whether every true report is made of the sentences of findings.h.
 bool says_findings(const std::vector<Pair>& pairs);
 
+// Figures of the reports as written, and of such that did not look.
+using FigureTable = std::vector<std::pair<std::string, Figures>>;
+
 struct Controls {
-  Figures shuffled;  // each report for the next study's
-  Figures constant;  // the training report that is best for all
+  FigureTable table;  // "as written"; "shuffled images": each report for a study half the split
+                      // away (a neighbour may be its pair); "blank images"; "best constant":
+                      // the training report that is best for all
   std::string constant_report;
 };
-// `training_reports` are candidates for the constant one: the 60 most frequent, and 140 others.
-Controls controls_of(const std::vector<Pair>& pairs,
+// `blank_report` is what is written of films with nothing on them. `training_reports` are
+// candidates for the constant one: the 60 most frequent, and 140 others.
+Controls controls_of(const std::vector<Pair>& pairs, const std::string& blank_report,
                      const std::vector<std::string>& training_reports);
 
-// For a terminal: "  BLEU_1 0.995  BLEU_2 …", and such a line for each of the four, with what it
-// is.
+// For a terminal: "  BLEU_1 0.995  BLEU_2 …", and such a line for each row, with its name.
 std::string line_of(const Figures& figures);
-std::string text_of(const Figures& written, const Figures& blank, const Controls& controls);
+std::string text_of(const FigureTable& table);
+std::string note_on_meteor();  // which of its stages there are
+// "0.995", or a whole number for what is counted.
+std::string shown(const std::string& name, double value);
 
 }  // namespace pinion::report

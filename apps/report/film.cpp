@@ -50,7 +50,10 @@ class Draws {
   Philox4 block_{};
 };
 
-float logistic(float x) { return 1 / (1 + std::exp(-std::clamp(x, -40.0F, 40.0F))); }
+float logistic(float x) {
+  if (std::abs(x) > 17) return x > 0 ? 1 : 0;  // to float, and most pixels are there
+  return 1 / (1 + std::exp(-x));
+}
 
 // One view: attenuation at each pixel, and where the pixel lies on the body.
 class Film {
@@ -82,6 +85,15 @@ class Film {
       const float dx = (x - cx) / rx, dy = (y - cy) / ry, d2 = dx * dx + dy * dy;
       return d2 > reach * reach ? 0 : amount * logistic((1 - std::sqrt(d2)) * edge);
     });
+  }
+  // At least so much in a square, in the film's own coordinates: it lies on the cassette.
+  void square(float amount, float cx, float cy, float half) {
+    for (size_t i = 0; i < a_.size(); ++i) {
+      const auto side = static_cast<size_t>(size_);
+      const float x = (static_cast<float>(i % side) + .5F) / static_cast<float>(size_);
+      const float y = (static_cast<float>(i / side) + .5F) / static_cast<float>(size_);
+      if (std::abs(x - cx) <= half && std::abs(y - cy) <= half) a_[i] = std::max(a_[i], amount);
+    }
   }
   void line(float amount, float x0, float y0, float x1, float y1, float width) {
     const float dx = x1 - x0, dy = y1 - y0, length2 = dx * dx + dy * dy;
@@ -269,7 +281,7 @@ std::vector<FindingBox> boxes_of(const Findings& f) {
 }  // namespace
 
 Study draw_study(const Findings& findings, int64_t size, uint64_t seed, uint32_t split,
-                 uint64_t index) {
+                 uint64_t index, int mark) {
   const Source from{seed, split, index};
   const auto developed = [&](const Film& film, int view) {
     return film.developed(from.draws(view, Part::exposure), from.draws(view, Part::field),
@@ -278,6 +290,7 @@ Study draw_study(const Findings& findings, int64_t size, uint64_t seed, uint32_t
   Film frontal(size, from.draws(0, Part::pose)), lateral(size, from.draws(1, Part::pose));
   draw_frontal_anatomy(frontal, findings, from);
   draw_frontal_findings(frontal, findings, from);
+  if (mark != 0) frontal.square(.95F, mark == 1 ? .08F : .92F, .07F, .035F);
   draw_lateral(lateral, findings, from);
   return {developed(frontal, 0), developed(lateral, 1), boxes_of(findings)};
 }

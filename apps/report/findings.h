@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The findings of the synthetic studies: what each can be, how often, and the one sentence that
-// says so. Drawing, writing and reading back a report all follow this table.
+// The findings of the synthetic studies: what each can be, how often, and the sentences that say
+// so, one of each style. Drawing, writing and reading back a report all follow this table.
 #pragma once
 
 #include <array>
@@ -23,10 +23,11 @@ enum Side : uint8_t { kNoSide, kLeft, kRight, kBothSides };  // effusion; pneumo
 enum Spine : uint8_t { kSpineNormal, kSpineDegenerative };
 enum DeviceKind : uint8_t { kNoDevice, kPacemaker, kCentralLine };
 
+inline constexpr size_t kStyles = 3;  // of those who dictate
 struct AttributeValue {
-  const char* name;      // "left upper", in findings.json
-  double share;          // of the studies
-  const char* sentence;  // "opacity in left upper lobe ."
+  const char* name;                            // "left upper", in findings.json
+  double share;                                // of the studies
+  std::array<const char*, kStyles> sentences;  // "opacity in left upper lobe ."
 };
 struct AttributeInfo {
   const char* name;
@@ -46,10 +47,23 @@ struct Findings {
 // A pure function of its arguments, by the shares of the table.
 Findings draw_findings(uint64_t seed, uint32_t split, uint64_t index);
 
-std::string report_of(const Findings& findings);
-// The inverse, for any text: sentences that are not in the table count for nothing, and of two
-// about one attribute the first does.
+// How a report words its sentences.
+enum class Wording : uint8_t {
+  plain,    // all in style 0
+  visible,  // each study in a style of its own, which a mark on the frontal film shows
+  random,   // each sentence in any style: no model can know
+};
+// The style of each sentence, a pure function of its arguments.
+using Styles = std::array<uint8_t, kAttributes>;
+Styles draw_styles(Wording wording, uint64_t seed, uint32_t split, uint64_t index);
+
+std::string report_of(const Findings& findings, const Styles& styles = {});
+// The inverse, for any text in any styles: sentences that are not in the table count for nothing,
+// and of two about one attribute the first does.
 Findings findings_in(std::string_view report);
+// Whether the report says something of every attribute, once, and nothing else: only then are
+// findings_in() all that is there.
+bool says_all_findings(std::string_view report);
 
 // How well reports say what is there. A value other than 0 is a positive; a wrong one counts as
 // both a false positive and a false negative.

@@ -7,6 +7,8 @@
 
 #include "pinion/apps/common/program.h"
 #include "pinion/apps/report/attention_picture.h"
+#include "pinion/apps/report/decoding_flags.h"
+#include "pinion/apps/report/memory_advice.h"
 #include "pinion/apps/report/model_folder.h"
 #include "pinion/runtime/autograd.h"
 #include "pinion/runtime/device.h"
@@ -20,23 +22,8 @@ struct GenerateOptions {
   std::string checkpoint, attention;
   std::vector<std::string> images;
   bool cpu = false;
+  DecodingFlags decoding;
 };
-
-// What the decoder's last layer attends to when it writes each word.
-std::vector<std::vector<double>> attention_of(EncoderDecoder& model, const Tensor& features,
-                                              const std::vector<int64_t>& written) {
-  std::vector<int64_t> before = {Tokenizer::kEnd};
-  before.insert(before.end(), written.begin(), written.end() - 1);
-  const auto words = static_cast<int64_t>(before.size());
-  const Tensor ids = Tensor::of(before, {1, words}).to(features.device());
-  const Tensor all = model.image_attention(model.encode(features), ids);
-  const std::vector<double> values = all.values<double>();
-  const auto places = static_cast<ptrdiff_t>(all.size(2));
-  std::vector<std::vector<double>> out;
-  for (auto row = values.begin(); row != values.end(); row += places)
-    out.emplace_back(row, row + places);
-  return out;
-}
 
 std::string table_of(const std::vector<std::string>& words, const WrittenReport& report) {
   std::string text = "word                 probability\n";
@@ -46,7 +33,7 @@ std::string table_of(const std::vector<std::string>& words, const WrittenReport&
   return text;
 }
 
-int generate(const GenerateOptions& o) {
+int generate(const GenerateOptions& o, const CLI::App& app) {
   const NoGrad no_grad;
   const TrainedModel trained = load_model(o.checkpoint);
   const ModelSettings& settings = trained.settings;
@@ -59,13 +46,18 @@ int generate(const GenerateOptions& o) {
   trained.model->to(device);
   const Tensor features =
       trained.model->visual_extractor(tensor_of(films, settings.image_form()).to(device));
-  const WrittenReport report =
-      write_reports(trained.model->encoder_decoder, features, settings.decoding).front();
+  const std::vector<WrittenReport> reports =
+      write_several(trained.model->encoder_decoder, features,
+                    o.decoding.over(settings.decoding, app, *trained.tokenizer))
+          .front();
+  const WrittenReport& report = reports.front();
 
   std::vector<std::string> words;
   for (const int64_t id : report.ids) words.push_back(trained.tokenizer->word_of(id));
   apps::print(fmt::format("Report: {}\n\n{}", trained.tokenizer->decode(report.ids),
                           table_of(words, report)));
+  for (size_t i = 1; i < reports.size(); ++i)
+    apps::print(fmt::format("\nAnother: {}\n", trained.tokenizer->decode(reports[i].ids)));
   if (o.attention.empty()) return 0;
   std::vector<Attended> sentences;
   if (!words.empty())
@@ -87,8 +79,12 @@ int run(int argc, char** argv) {
       ->required();
   app.add_option("--attention", o.attention,
                  "PNG to draw: the films, and a row for each sentence with what it attends to");
+  o.decoding.add(app);
+  app.add_option("--seed", o.decoding.options.seed, "of words drawn by chance");
   app.add_flag("--cpu", o.cpu, "no GPU, even where there is one");
-  return apps::parse_command_line(app, argc, argv) ? generate(o) : 0;
+  if (!apps::parse_command_line(app, argc, argv)) return 0;
+  return advising("a smaller --beam_size or --sample_n needs less",
+                  [&] { return generate(o, app); });
 }
 
 }  // namespace

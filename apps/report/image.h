@@ -7,6 +7,10 @@
 #include <string_view>
 #include <vector>
 
+namespace pinion {
+class File;
+}
+
 namespace pinion::report {
 
 struct Image {
@@ -25,8 +29,10 @@ inline constexpr int64_t kMaxImagePixels = int64_t{64} << 20;
 // neither, damaged, cut off, or beyond the limits.
 Image decode_image(std::string_view bytes, const std::string& name);
 // The same of a file. Throws Error (missing) when it is not there.
+Image load_image(const File& file);
 Image load_image(const std::string& path);
 std::string encode_png(const Image& image);
+std::string encode_jpeg(const Image& image, int quality);  // up to 100
 
 // Grey from colour as (19595 R + 38470 G + 7471 B + 32768) / 65536, the weights of ITU-R 601; grey
 // thrice from grey.

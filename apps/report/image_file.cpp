@@ -8,6 +8,7 @@
 // clang-format on
 
 #include <csetjmp>
+#include <cstdlib>
 #include <cstring>
 
 #include "pinion/apps/report/image.h"
@@ -171,6 +172,10 @@ bool jpeg_begin(JpegReader& r, std::string_view bytes) {
   r.progress.progress_monitor = jpeg_progressed;
   jpeg_mem_src(&r.jpeg, reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size());
   jpeg_read_header(&r.jpeg, TRUE);
+  if (r.jpeg.num_components == 4) {
+    r.error = "four inks (CMYK) where grey or colour was expected";
+    return false;
+  }
   r.jpeg.out_color_space = r.jpeg.num_components == 1 ? JCS_GRAYSCALE : JCS_RGB;
   r.image.width = r.jpeg.image_width;
   r.image.height = r.jpeg.image_height;
@@ -212,9 +217,16 @@ Image decode_image(std::string_view bytes, const std::string& name) {
                          bytes.empty() ? "an empty file" : "something else"});
 }
 
-Image load_image(const std::string& path) {
-  return decode_image(read_file(path, kMaxImageBytes), path);
+Image load_image(const File& file) {
+  const int64_t bytes = file.size();
+  PINION_REQUIRE(data, bytes <= kMaxImageBytes, file.path(), ": expected an image file of at most ",
+                 kMaxImageBytes, " bytes, got ", bytes);
+  std::string text(static_cast<size_t>(bytes), '\0');
+  text.resize(file.read_some(text.data(), text.size(), 0));
+  return decode_image(text, file.path());
 }
+
+Image load_image(const std::string& path) { return load_image(File(path, OpenMode::read)); }
 
 std::string encode_png(const Image& image) {
   PINION_CHECK(image.channels == 1 || image.channels == 3,
@@ -233,6 +245,64 @@ std::string encode_png(const Image& image) {
     fail(ErrorKind::out_of_memory,
          {"encode_png: no memory for ", image.width, " x ", image.height});
   return std::move(w.out);
+}
+
+namespace {
+
+struct JpegWriter {
+  jpeg_compress_struct jpeg{};
+  jpeg_error_mgr errors{};
+  std::jmp_buf back{};
+  unsigned char* out = nullptr;
+  unsigned long size = 0;  // NOLINT: libjpeg's type
+
+  ~JpegWriter() {
+    jpeg_destroy_compress(&jpeg);
+    std::free(out);  // NOLINT: libjpeg took it from malloc
+  }
+};
+
+[[noreturn]] void jpeg_write_failed(j_common_ptr jpeg) {
+  std::longjmp(static_cast<JpegWriter*>(jpeg->client_data)->back, 1);  // NOLINT
+}
+
+bool jpeg_write(JpegWriter& w, const Image& image, int quality) {
+  if (setjmp(w.back) != 0) return false;  // NOLINT
+  jpeg_create_compress(&w.jpeg);
+  w.jpeg.client_data = &w;
+  jpeg_mem_dest(&w.jpeg, &w.out, &w.size);
+  w.jpeg.image_width = static_cast<JDIMENSION>(image.width);
+  w.jpeg.image_height = static_cast<JDIMENSION>(image.height);
+  w.jpeg.input_components = static_cast<int>(image.channels);
+  w.jpeg.in_color_space = image.channels == 1 ? JCS_GRAYSCALE : JCS_RGB;
+  jpeg_set_defaults(&w.jpeg);
+  jpeg_set_quality(&w.jpeg, quality, TRUE);
+  jpeg_start_compress(&w.jpeg, TRUE);
+  const auto row = static_cast<size_t>(image.width * image.channels);
+  while (w.jpeg.next_scanline < w.jpeg.image_height) {
+    auto* from = const_cast<JSAMPLE*>(image.pixels.data() + w.jpeg.next_scanline * row);
+    jpeg_write_scanlines(&w.jpeg, &from, 1);
+  }
+  jpeg_finish_compress(&w.jpeg);
+  return true;
+}
+
+}  // namespace
+
+std::string encode_jpeg(const Image& image, int quality) {
+  PINION_CHECK((image.channels == 1 || image.channels == 3) && image.width >= 1 &&
+                   image.height >= 1 && image.width <= JPEG_MAX_DIMENSION &&
+                   image.height <= JPEG_MAX_DIMENSION,
+               "encode_jpeg: expected 1 or 3 channels and sides from 1 to ", JPEG_MAX_DIMENSION,
+               ", got ", image.height, " x ", image.width, " x ", image.channels);
+  JpegWriter w;
+  w.jpeg.err = jpeg_std_error(&w.errors);
+  w.jpeg.client_data = &w;
+  w.errors.error_exit = jpeg_write_failed;
+  if (!jpeg_write(w, image, quality))
+    fail(ErrorKind::out_of_memory,
+         {"encode_jpeg: no memory for ", image.width, " x ", image.height});
+  return {reinterpret_cast<char*>(w.out), w.size};
 }
 
 }  // namespace pinion::report

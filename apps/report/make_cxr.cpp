@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// make_cxr: writes a synthetic set of chest studies in the layout of IU X-Ray: annotation.json,
-// images/ID/0.png and 1.png, and findings.json with what is there and where.
+// make_cxr: writes a synthetic set of chest studies in the layout of IU X-Ray (annotation.json,
+// images/ID/0.png and 1.png) or of MIMIC-CXR (images/p10/p10000000/s50000000/ID.jpg, a frontal film
+// alone), and findings.json with what is there and where.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -24,6 +25,8 @@ struct SetOptions {
   int64_t size = 0;
   uint64_t seed = 1;
   bool pairs = false;
+  bool mimic = false;
+  Wording wording = Wording::plain;
 };
 
 constexpr std::array<const char*, 3> kSplits = {"train", "val", "test"};
@@ -33,7 +36,14 @@ struct Planned {
   size_t split;
   uint64_t index;
   Findings findings;
+  Styles styles;
+  std::vector<std::string> images;  // below images/
 };
+
+// The path of a film in MIMIC-CXR: patients in folders by their first two digits.
+std::string mimic_path(const std::string& id, size_t number) {
+  return fmt::format("p1{}/p1{:07}/s5{:07}/{}.jpg", number / 1'000'000, number, number, id);
+}
 
 // A test study a second time, with one finding put in or taken away: what the model says of that
 // one should change, and of nothing else.
@@ -49,10 +59,15 @@ std::vector<Planned> plan(const SetOptions& o) {
     for (int64_t i = 0; i < o.studies[split]; ++i) {
       const auto index = static_cast<uint64_t>(i);
       const Findings findings = draw_findings(o.seed, static_cast<uint32_t>(split), index);
+      const Styles styles = draw_styles(o.wording, o.seed, static_cast<uint32_t>(split), index);
+      const auto add = [&](const std::string& id, const Findings& f) {
+        std::vector<std::string> images = {id + "/0.png", id + "/1.png"};
+        if (o.mimic) images = {mimic_path(id, studies.size())};
+        studies.push_back({id, split, index, f, styles, std::move(images)});
+      };
       const std::string id = fmt::format("{}{:05}", kSplits[split], i);
-      studies.push_back({id, split, index, findings});
-      if (o.pairs && split == 2)
-        studies.push_back({id + "-pair", split, index, toggled(findings, index)});
+      add(id, findings);
+      if (o.pairs && split == 2) add(id + "-pair", toggled(findings, index));
     }
   return studies;
 }
@@ -63,10 +78,21 @@ nlohmann::json facts_of(const Planned& planned, const Study& study) {
     labels[attribute_table()[a].name] =
         attribute_table()[a].values[planned.findings.values[a]].name;
   for (const FindingBox& box : study.boxes)
-    boxes.push_back({{"finding", attribute_table()[static_cast<size_t>(box.attribute)].name},
-                     {"view", box.view},
-                     {"box", {box.left, box.top, box.right, box.bottom}}});
+    if (static_cast<size_t>(box.view) < planned.images.size())
+      boxes.push_back({{"finding", attribute_table()[static_cast<size_t>(box.attribute)].name},
+                       {"view", box.view},
+                       {"box", {box.left, box.top, box.right, box.bottom}}});
   return {{"labels", labels}, {"boxes", boxes}};
+}
+
+void write_film(const SetOptions& o, const Image& film, const std::string& name) {
+  constexpr int kQuality = 95;
+  const std::string path = o.output_dir + "/images/" + name;
+  make_dirs(parent_dir(path));
+  remove_file(path);
+  File file(path, OpenMode::create);
+  file.write(o.mimic ? encode_jpeg(film, kQuality) : encode_png(film));
+  file.close();
 }
 
 int make(const SetOptions& o) {
@@ -81,17 +107,11 @@ int make(const SetOptions& o) {
     kernels::for_chunks(cpu_context(), count, 1, [&](int64_t begin, int64_t, int64_t) {
       const auto i = static_cast<size_t>(first + begin);
       const Planned& p = studies[i];
+      const int mark = o.wording == Wording::visible ? p.styles[0] : 0;
       const Study study =
-          draw_study(p.findings, o.size, o.seed, static_cast<uint32_t>(p.split), p.index);
-      const std::string dir = o.output_dir + "/images/" + p.id;
-      make_dirs(dir);
-      for (const auto& [name, image] :
-           {std::pair("/0.png", &study.frontal), std::pair("/1.png", &study.lateral)}) {
-        remove_file(dir + name);
-        File file(dir + name, OpenMode::create);
-        file.write(encode_png(*image));
-        file.close();
-      }
+          draw_study(p.findings, o.size, o.seed, static_cast<uint32_t>(p.split), p.index, mark);
+      for (size_t view = 0; view < p.images.size(); ++view)
+        write_film(o, view == 0 ? study.frontal : study.lateral, p.images[view]);
       facts[i] = facts_of(p, study);
     });
     for (int64_t i = 0; i < count; ++i) progress.step();
@@ -103,22 +123,32 @@ int make(const SetOptions& o) {
   for (size_t i = 0; i < studies.size(); ++i) {
     const Planned& p = studies[i];
     annotation[kSplits[p.split]].push_back({{"id", p.id},
-                                            {"report", report_of(p.findings)},
-                                            {"image_path", {p.id + "/0.png", p.id + "/1.png"}},
+                                            {"report", report_of(p.findings, p.styles)},
+                                            {"image_path", p.images},
                                             {"split", kSplits[p.split]}});
     findings[p.id] = std::move(facts[i]);
   }
   write_file_atomic(o.output_dir + "/findings.json", findings.dump(1));
   write_file_atomic(o.output_dir + "/annotation.json", annotation.dump(1));
-  apps::print(fmt::format("{} studies of 2 images, {} x {}, in {}\n", studies.size(), o.size,
-                          o.size, o.output_dir));
+  apps::print(fmt::format("{} studies of {}, {} x {}, in {}\n", studies.size(),
+                          o.mimic ? "1 image" : "2 images", o.size, o.size, o.output_dir));
   return 0;
 }
 
 int run(int argc, char** argv) {
   SetOptions o;
   std::vector<int64_t> studies;
-  CLI::App app("Draws a synthetic set of chest studies with reports, in the layout of IU X-Ray.");
+  std::string dataset_name = "iu_xray", style = "plain";
+  CLI::App app("Draws a synthetic set of chest studies with reports.");
+  app.add_option("--dataset_name", dataset_name,
+                 "whose layout: iu_xray, or mimic_cxr with one film a study, a JPEG")
+      ->check(CLI::IsMember({"iu_xray", "mimic_cxr"}))
+      ->capture_default_str();
+  app.add_option("--style", style,
+                 "wording of the reports: plain; visible: three styles, and a mark on the film "
+                 "shows which; random: each sentence in any of them")
+      ->check(CLI::IsMember({"plain", "visible", "random"}))
+      ->capture_default_str();
   app.add_option("--output_dir", o.output_dir, "where to write")->capture_default_str();
   app.add_option("--preset", o.preset,
                  "demo: 640, 96 and 96 studies of 64 x 64; full: 2069, 296 "
@@ -133,6 +163,10 @@ int run(int argc, char** argv) {
   app.add_option("--seed", o.seed, "of all random numbers")->capture_default_str();
   app.add_flag("--pairs", o.pairs, "each test study also with one finding toggled");
   if (!apps::parse_command_line(app, argc, argv)) return 0;
+  o.mimic = dataset_name == "mimic_cxr";
+  o.wording = style == "visible"  ? Wording::visible
+              : style == "random" ? Wording::random
+                                  : Wording::plain;
   const bool full = o.preset == "full";
   if (o.size == 0) o.size = full ? 256 : 64;
   if (studies.empty())

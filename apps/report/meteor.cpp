@@ -16,7 +16,7 @@ namespace pinion::report {
 namespace {
 
 constexpr double kAlpha = .85, kBeta = .2, kGamma = .6, kDelta = .75;
-constexpr double kStemWeight = .6;
+constexpr double kStemWeight = .6, kSynonymWeight = .8;
 
 bool is_function_word(const std::string& word) {
   static const std::unordered_set<std::string> kWords = {
@@ -75,25 +75,41 @@ std::vector<std::string> words_for_meteor(const std::string& text) {
 }
 
 struct Text {
-  std::vector<std::string> words, stems;
+  std::vector<std::string> words, stems;       // stems are empty where that stage is left out
+  std::vector<std::vector<uint32_t>> synsets;  // and so are these
 };
 
 struct Match {
   size_t hypothesis;  // place of its word
-  bool exact;
+  double weight;      // by its stage
+
+  bool exact() const { return weight == 1; }
 };
 using Matches = std::vector<std::vector<Match>>;  // of each reference word
 
-Matches find_matches(const Text& hypothesis, const Text& reference, bool stems) {
+bool meet(const std::vector<uint32_t>& a, const std::vector<uint32_t>& b) {
+  for (size_t i = 0, j = 0; i < a.size() && j < b.size(); a[i] < b[j] ? ++i : ++j)
+    if (a[i] == b[j]) return true;
+  return false;
+}
+
+// Of all stages, one stage after the other.
+Matches find_matches(const Text& hypothesis, const Text& reference) {
   Matches all(reference.words.size());
-  stems = stems && hypothesis.words != reference.words;  // what is the same needs no stems
-  for (const bool exact : {true, false})
+  const auto stage = [&](double weight, auto&& match) {
     for (size_t h = 0; h < hypothesis.words.size(); ++h)
-      for (size_t r = 0; r < all.size(); ++r) {
-        const bool same = hypothesis.words[h] == reference.words[r];
-        if (exact ? same : stems && !same && hypothesis.stems[h] == reference.stems[r])
-          all[r].push_back({h, exact});
-      }
+      for (size_t r = 0; r < all.size(); ++r)
+        if ((hypothesis.words[h] == reference.words[r]) == (weight == 1) && match(h, r))
+          all[r].push_back({h, weight});
+  };
+  stage(1, [](size_t, size_t) { return true; });
+  if (hypothesis.words == reference.words) return all;  // what is the same needs nothing else
+  if (!hypothesis.stems.empty())
+    stage(kStemWeight,
+          [&](size_t h, size_t r) { return hypothesis.stems[h] == reference.stems[r]; });
+  if (!hypothesis.synsets.empty())
+    stage(kSynonymWeight,
+          [&](size_t h, size_t r) { return meet(hypothesis.synsets[h], reference.synsets[r]); });
   return all;
 }
 
@@ -111,7 +127,7 @@ struct Path {
   }
   void take(size_t place, const Match& match) {
     chosen[place] = &match;
-    exact += match.exact;
+    exact += match.exact();
     if (expected != 0 && expected != match.hypothesis) ++chunks;
     expected = match.hypothesis + 1;
   }
@@ -189,8 +205,8 @@ struct Counts {
 
 double weight_of(const std::string& word) { return is_function_word(word) ? 1 - kDelta : kDelta; }
 
-Counts counts_of(const Text& hypothesis, const Text& reference, bool stems) {
-  const Matches matches = find_matches(hypothesis, reference, stems);
+Counts counts_of(const Text& hypothesis, const Text& reference) {
+  const Matches matches = find_matches(hypothesis, reference);
   const Path path = align(matches, hypothesis.words.size());
   Counts out;
   out.hypothesis_words = static_cast<double>(hypothesis.words.size());
@@ -200,34 +216,25 @@ Counts counts_of(const Text& hypothesis, const Text& reference, bool stems) {
   for (const std::string& word : reference.words) out.reference += weight_of(word);
   for (size_t place = 0; place < path.chosen.size(); ++place)
     if (const Match* match = path.chosen[place]) {
-      const double weight = match->exact ? 1 : kStemWeight;
-      out.hypothesis_matched += weight * weight_of(hypothesis.words[match->hypothesis]);
-      out.reference_matched += weight * weight_of(reference.words[place]);
+      out.hypothesis_matched += match->weight * weight_of(hypothesis.words[match->hypothesis]);
+      out.reference_matched += match->weight * weight_of(reference.words[place]);
       ++out.matched;
     }
   return out;
 }
 
-}  // namespace
-
-Score meteor_es(const std::vector<Pair>& pairs, MeteorStages stages) {
-  const Stemmer stem;
-  const bool stems = stages == MeteorStages::exact_stem;
-  const auto text_of = [&](const std::string& report) {
-    Text text{words_for_meteor(report), {}};
-    if (stems)
-      for (const std::string& word : text.words) text.stems.push_back(stem(word));
-    return text;
-  };
+// text_of(report) has what the stages need.
+template <class F>
+Score score_of(const std::vector<Pair>& pairs, F&& text_of) {
   Score out;
   Counts sum;
   for (const Pair& pair : pairs) {
-    PINION_CHECK(!pair.references.empty(), "METEOR_es: expected at least one reference, got none");
+    PINION_CHECK(!pair.references.empty(), "METEOR: expected at least one reference, got none");
     const Text hypothesis = text_of(pair.hypothesis);
     Counts best;
     double best_score = -1;
     for (const std::string& reference : pair.references) {
-      const Counts counts = counts_of(hypothesis, text_of(reference), stems);
+      const Counts counts = counts_of(hypothesis, text_of(reference));
       const double score = counts.score();
       if (score > best_score) best_score = score, best = counts;
     }
@@ -236,6 +243,31 @@ Score meteor_es(const std::vector<Pair>& pairs, MeteorStages stages) {
   }
   out.corpus = sum.score();
   return out;
+}
+
+Text with_stems(const std::string& report, const Stemmer& stem) {
+  Text text{words_for_meteor(report), {}, {}};
+  for (const std::string& word : text.words) text.stems.push_back(stem(word));
+  return text;
+}
+
+}  // namespace
+
+Score meteor_es(const std::vector<Pair>& pairs, MeteorStages stages) {
+  const Stemmer stem;
+  return score_of(pairs, [&](const std::string& report) {
+    return stages == MeteorStages::exact ? Text{words_for_meteor(report), {}, {}}
+                                         : with_stems(report, stem);
+  });
+}
+
+Score meteor_ess(const std::vector<Pair>& pairs, const WordNet& wordnet) {
+  const Stemmer stem;
+  return score_of(pairs, [&](const std::string& report) {
+    Text text = with_stems(report, stem);
+    for (const std::string& word : text.words) text.synsets.push_back(wordnet.synsets(word));
+    return text;
+  });
 }
 
 }  // namespace pinion::report

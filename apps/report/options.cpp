@@ -28,7 +28,7 @@ void use_nano(Options& o) {
   o.epochs = 12;
   o.image_dir = "data/cxr/images", o.ann_path = "data/cxr/annotation.json";
   o.save_dir = "results/cxr";
-  o.decoding.method = "greedy";
+  o.decoding.options.method = "greedy";
 }
 
 void add_data_flags(CLI::App& app, Options& o) {
@@ -48,6 +48,9 @@ void add_data_flags(CLI::App& app, Options& o) {
                  "how often a film to train on is mirrored (default: 0.5, of nano 0)")
       ->check(CLI::Range(0.0, 1.0));
   app.add_option("--batch_size", o.batch_size, "studies of each rank")->check(CLI::PositiveNumber);
+  app.add_option("--max_eval_samples", o.max_eval_samples,
+                 "only so many studies, the first, of the validation and of the test split")
+      ->check(CLI::PositiveNumber);
 }
 
 void add_model_flags(CLI::App& app, Options& o, bool& pretrained) {
@@ -70,17 +73,37 @@ void add_model_flags(CLI::App& app, Options& o, bool& pretrained) {
   app.add_option("--rm_num_heads", t.rm_heads)->check(CLI::PositiveNumber);
 }
 
-void add_decoding_flags(CLI::App& app, Options& o) {
-  DecodingOptions& d = o.decoding;
-  app.add_option("--sample_method", d.method, "beam_search, greedy, sample, topK, top0.P");
-  app.add_option("--beam_size", d.beam_size)->check(CLI::Range(1, 64));
-  app.add_option("--temperature", d.temperature)->check(CLI::PositiveNumber);
-  app.add_option("--decoding_constraint", d.decoding_constraint, "no word twice in a row");
-  app.add_option("--block_trigrams", d.block_trigrams);
-}
+// Flags of the published programs that change nothing here: what has one value only, and what is
+// unused there, too.
+struct Published {
+  int64_t n_gpu = 1, use_bn = 0, logit_layers = 1, bos_idx = 0, eos_idx = 0, pad_idx = 0;
+  int64_t output_logsoftmax = 1, log_period = 1000, noamopt_warmup = 5000, noamopt_factor = 1;
+
+  void add(CLI::App& app) {
+    const auto only = [&](const char* flag, int64_t& value, const std::string& why) {
+      app.add_option(flag, value, why)->check(CLI::IsMember({value}));
+    };
+    only("--n_gpu", n_gpu, "only this: ranks come from pinion launch --num_processes N");
+    only("--use_bn", use_bn, "only this");
+    for (auto* idx : {&bos_idx, &eos_idx, &pad_idx})
+      only(idx == &bos_idx   ? "--bos_idx"
+           : idx == &eos_idx ? "--eos_idx"
+                             : "--pad_idx",
+           *idx, "only this");
+    for (const auto& [flag, value] :
+         {std::pair("--logit_layers", &logit_layers),
+          std::pair("--output_logsoftmax", &output_logsoftmax),
+          std::pair("--log_period", &log_period), std::pair("--noamopt_warmup", &noamopt_warmup),
+          std::pair("--noamopt_factor", &noamopt_factor)})
+      app.add_option(flag, *value, "changes nothing, as in the published code");
+  }
+};
 
 void add_training_flags(CLI::App& app, Options& o, std::string& precision) {
   app.add_option("--epochs", o.epochs)->check(CLI::NonNegativeNumber);
+  app.add_option("--max_steps", o.max_steps,
+                 "the run ends, with an evaluation, when the weights were updated so often")
+      ->check(CLI::PositiveNumber);
   app.add_option("--optim", o.optim)->check(CLI::IsMember({"Adam", "AdamW"}));
   app.add_option("--lr_ve", o.lr_ve, "learning rate of the extractor")
       ->check(CLI::NonNegativeNumber);
@@ -93,12 +116,18 @@ void add_training_flags(CLI::App& app, Options& o, std::string& precision) {
   app.add_option("--gamma", o.gamma, "factor of a step of StepLR")->check(CLI::PositiveNumber);
   app.add_option("--clip_value", o.clip_value, "limit of each element of a gradient")
       ->check(CLI::PositiveNumber);
+  app.add_flag("--sync_bn", o.sync_bn,
+               "batch norm by the statistics of all ranks' films of a view");
   app.add_option("--seed", o.seed);
   app.add_option("--gradient_accumulation_steps", o.gradient_accumulation_steps)
       ->check(CLI::PositiveNumber);
   app.add_flag("--use_amp", o.use_amp, "16-bit arithmetic: fp16 on a GPU, bf16 on a CPU");
   app.add_option("--mixed_precision", precision)->check(CLI::IsMember({"no", "fp16", "bf16"}));
   app.add_flag("--cpu", o.cpu, "no GPU, even where there is one");
+  app.add_option("--num_processes", o.num_processes, "must be what pinion launch was told");
+  for (const char* unused : {"--adam_betas", "--adam_eps"})
+    app.add_option_function<std::string>(
+        unused, [](const std::string&) {}, "changes nothing, as in DACG");
 }
 
 void add_run_flags(CLI::App& app, Options& o) {
@@ -109,7 +138,7 @@ void add_run_flags(CLI::App& app, Options& o) {
   app.add_option("--monitor_mode", o.monitor_mode)->check(CLI::IsMember({"min", "max"}));
   app.add_option(
       "--monitor_metric", o.monitor_metric,
-      "BLEU_1 … BLEU_4, ROUGE_L, METEOR_es, CIDEr, F1 (of the validation split) or loss");
+      "BLEU_1 … BLEU_4, ROUGE_L, METEOR_es, CIDEr, F1, exact (of the validation split) or loss");
   app.add_option("--early_stop", o.early_stop, "epochs without improvement before the end")
       ->check(CLI::PositiveNumber);
 }
@@ -135,9 +164,11 @@ std::optional<Options> parse_options(int argc, char** argv) {
   add_model_flags(app, o, pretrained);
   app.add_option("--rm_d_model", rm_d_model, "must be --d_model (default)");
   app.add_option("--d_vf", d_vf, "must be the width of the extractor (default)");
-  add_decoding_flags(app, o);
+  o.decoding.add(app);
   add_training_flags(app, o, precision);
   add_run_flags(app, o);
+  Published published;
+  published.add(app);
   CLI::Option* resumed = app.add_option("--resume", resume,
                                         "go on from this checkpoint, or from the newest of "
                                         "--save_dir")
@@ -151,8 +182,9 @@ std::optional<Options> parse_options(int argc, char** argv) {
                  "none");
   if (!precision.empty()) o.mixed_precision = nn::parse_precision(precision);
   o.transformer.memory = memory_of(o.memory);
-  o.decoding.max_length = o.max_seq_length;
-  o.decoding.seed = o.seed;
+  o.decoding.options.max_length = o.max_seq_length;
+  o.decoding.options.seed = o.seed;
+  check(o.decoding.options);
   o.resume = resumed->count() > 0;
   o.resume_from = resume;
   return o;

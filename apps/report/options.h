@@ -6,7 +6,7 @@
 #include <optional>
 #include <string>
 
-#include "pinion/apps/report/decoding.h"
+#include "pinion/apps/report/decoding_flags.h"
 #include "pinion/apps/report/study_batches.h"
 #include "pinion/nn/amp.h"
 
@@ -19,6 +19,7 @@ struct Options {
   std::string dataset_name = "iu_xray";
   int64_t max_seq_length = 60, threshold = 3, num_workers = 2, batch_size = 16;
   std::string on_bad_sample = "error";  // or "skip"
+  std::optional<int64_t> max_eval_samples;
   // 0 where left and right matter, since the text is not mirrored. Default: .5, of nano 0.
   std::optional<double> hflip_prob;
 
@@ -28,10 +29,11 @@ struct Options {
   TransformerOptions transformer;
   std::string memory = "rm_mcln";
 
-  DecodingOptions decoding;
+  DecodingFlags decoding;
 
   // training
   int64_t epochs = 100;
+  std::optional<int64_t> max_steps;
   std::string optim = "Adam";
   double lr_ve = 5e-5, lr_ed = 1e-4, weight_decay = 5e-5;
   bool amsgrad = true;
@@ -44,6 +46,8 @@ struct Options {
   bool use_amp = false;
   std::optional<nn::Precision> mixed_precision;
   bool cpu = false;
+  bool sync_bn = false;  // batch norm by the statistics of all ranks' films of a view
+  std::optional<int64_t> num_processes;  // only to be compared with how many there are
 
   // the run
   std::string save_dir = "results/iu_xray", record_dir = "records/";

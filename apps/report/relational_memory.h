@@ -20,12 +20,15 @@ struct RelationalMemory : nn::Module {
   int64_t slots() const { return slots_; }
   Tensor initial(int64_t batch) const;                    // [B,S,C]
   Tensor step(const Tensor& memory, const Tensor& word);  // [B,S,C], [B,C] -> [B,S,C]
-  // The memory after each of the words [B,T,C] -> [B,T,S C].
+  // The memory after each of the words [B,T,C] -> [B,T,S C], as one op with a backward pass of its
+  // own. It works in the type of the parameters, whatever autocast says.
   Tensor operator()(const Tensor& words);
+  // The same by step(): what the op is compared with, and the way of 16-bit parameters.
+  Tensor by_steps(const Tensor& words);
   void fields(nn::Fields& f) override;
 
  private:
-  int64_t slots_;
+  int64_t slots_, heads_;
 };
 
 }  // namespace pinion::report

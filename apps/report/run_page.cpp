@@ -15,6 +15,7 @@ namespace pinion::report {
 namespace {
 
 constexpr int64_t kFilmSide = 256;  // of the gallery: larger films only make the page heavy
+constexpr int64_t kHeatSide = 112;  // of a film under its heat
 constexpr int64_t kMaxMetrics = int64_t{64} << 20;
 
 // The values of one name in every record that has it.
@@ -31,30 +32,58 @@ accel::Series series_of(const std::string& jsonl, const std::string& path, const
   return series;
 }
 
-std::string shown(const std::string& name, double value) {
-  return name == "unique" ? fmt::format("{:.0f}", value) : fmt::format("{:.3f}", value);
-}
-
-accel::Table table_of(const RunPage& page) {
-  accel::Table table{"Test split, and what needs no image",
-                     {"", "as written", "images shuffled", "images blank", "best constant"},
-                     {}};
-  for (const auto& [name, value] : page.test.values) {
-    std::vector<std::string> row = {name, shown(name, value)};
-    for (const Figures* f : {&page.controls.shuffled, &page.blank, &page.controls.constant})
-      row.push_back(f->has(name) ? shown(name, f->of(name)) : "");
+accel::Table table_of(const FigureTable& figures) {
+  accel::Table table{"Test split, beside what did not look", {""}, {}};
+  for (const auto& [name, value] : figures.front().second.values) {
+    std::vector<std::string> row = {name};
+    for (const auto& [what, of] : figures)
+      row.push_back(of.has(name) ? shown(name, of.of(name)) : "");
     table.rows.push_back(std::move(row));
   }
+  for (const auto& [what, of] : figures) table.header.push_back(what);
   return table;
+}
+
+// One figure of every row, so that it can be seen what looking was worth.
+accel::Bars bars_of(const FigureTable& figures, const char* name) {
+  accel::Bars bars{name, {}};
+  for (const auto& [what, of] : figures)
+    bars.bars.push_back({what, of.of(name), 0, 0, what != figures.front().first});
+  return bars;
+}
+
+std::string png_of(const Image& film) {
+  return encode_png(film.height > kFilmSide ? resize(film, kFilmSide, kFilmSide) : film);
+}
+
+void add_study(accel::HtmlReport& report, const GalleryEntry& entry) {
+  constexpr const char* kViews[] = {"frontal", "lateral"};
+  std::vector<accel::Picture> films, sentences;
+  for (size_t view = 0; view < entry.films.size(); ++view)
+    films.push_back(
+        {png_of(entry.films[view]), entry.films.size() == 2 ? kViews[view] : "", false});
+  for (const Attended& sentence : entry.attended) {
+    const bool wrong = (" " + entry.truth).find(" " + sentence.text) == std::string::npos;
+    sentences.push_back(
+        {encode_png(attention_row(entry.films, sentence, kHeatSide)), sentence.text, wrong});
+  }
+  report.add_pictures(films,
+                      {{"Study", entry.id},
+                       {"True", entry.truth},
+                       {"Written", entry.written},
+                       {entry.truth == entry.written ? "The same." : "Not the same.", ""}},
+                      sentences);
 }
 
 }  // namespace
 
 std::string html_of(const RunPage& page) {
   accel::HtmlReport report(page.title, page.subtitle);
-  std::vector<std::pair<std::string, std::string>> headline;
+  const Figures& test = page.controls.table.front().second;
+  std::vector<std::pair<std::string, std::string>> headline = {
+      {"best epoch", std::to_string(page.best_epoch)}};
   for (const char* name : {"F1", "exact", "BLEU_4", "ROUGE_L", "METEOR_es", "CIDEr"})
-    if (page.test.has(name)) headline.emplace_back(name, shown(name, page.test.of(name)));
+    if (test.has(name)) headline.emplace_back(name, shown(name, test.of(name)));
   report.add_values(headline);
 
   const std::string jsonl = read_file(page.metrics_path, kMaxMetrics);
@@ -69,21 +98,18 @@ std::string html_of(const RunPage& page) {
     if (accel::Series s = series(name); !s.x.empty()) validation.series.push_back(std::move(s));
   report.add_chart(validation);
 
-  report.add_table(table_of(page));
+  report.add_table(table_of(page.controls.table));
+  for (const char* name : {"F1", "BLEU_4"})
+    if (test.has(name)) report.add_bars(bars_of(page.controls.table, name));
+  for (size_t at = 0, end; at < page.looks.size(); at = end + 1) {
+    end = std::min(page.looks.find('\n', at), page.looks.size());
+    report.add_text(page.looks.substr(at, end - at));
+  }
+  report.add_text(note_on_meteor());
   report.add_text("Best constant report: " + page.controls.constant_report);
   report.add_text("Written of blank films: " + page.blank_report);
-  report.add_heading("Films and reports");
-  for (const GalleryEntry& entry : page.gallery) {
-    std::vector<std::string> films;
-    for (const Image& film : entry.films)
-      films.push_back(
-          encode_png(film.height > kFilmSide ? resize(film, kFilmSide, kFilmSide) : film));
-    report.add_pictures(films,
-                        {{"Study", entry.id},
-                         {"True", entry.truth},
-                         {"Written", entry.written},
-                         {entry.truth == entry.written ? "The same." : "Not the same.", ""}});
-  }
+  report.add_heading("Films, reports, and where each sentence looked");
+  for (const GalleryEntry& entry : page.gallery) add_study(report, entry);
   accel::Table settings{"Settings", {}, {}};
   for (const auto& [name, value] : page.settings) settings.rows.push_back({name, value});
   report.add_table(settings);

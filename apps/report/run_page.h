@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The page of a run: curves, figures of the test split beside those that need no image, and films
-// with what was written of them.
+// with what was written of them and what that attended to.
 #pragma once
 
 #include <string>
 #include <vector>
 
+#include "pinion/apps/report/attention_picture.h"
 #include "pinion/apps/report/evaluation.h"
-#include "pinion/apps/report/image.h"
 
 namespace pinion::report {
 
@@ -15,14 +15,16 @@ struct GalleryEntry {
   std::string id;
   std::vector<Image> films;
   std::string truth, written;
+  std::vector<Attended> attended;  // the sentences of what is written
 };
 
 struct RunPage {
   std::string title, subtitle;
   std::string metrics_path;  // the run's metrics.jsonl: an object an epoch
+  int64_t best_epoch = 0;
   std::string blank_report;  // what is written of films without anything on them
-  Figures test, blank;
-  Controls controls;
+  Controls controls;         // of the test split
+  std::string looks;         // lines of text, may be empty
   std::vector<GalleryEntry> gallery;
   std::vector<std::pair<std::string, std::string>> settings;
 };

@@ -51,7 +51,8 @@ struct StudyBatches::State {
       if (films[at]) return films[at];
     }
     const StudyEntry& entry = set->of(split)[static_cast<size_t>(study)];
-    const Image read = with_channels(set->load(entry, view), form.channels);
+    Image read = set->load(entry, view);
+    if (form.channels == 1) read = with_channels(read, 1);  // grey stays grey: put() repeats it
     int64_t height = form.side, width = form.side;
     if (augmentation) {
       const int64_t shorter = std::min(read.height, read.width);
@@ -79,15 +80,16 @@ struct StudyBatches::State {
             uniform01(words.v[2]) < augmentation->hflip_prob};
   }
 
-  // Writes side x side normalised pixels, and says where they end.
+  // Writes side x side normalised pixels in the channels of the form, and says where they end.
   float* put(const Image& film, const Part& part, float* to) const {
     const int64_t step = (part.mirrored ? -1 : 1) * film.channels;
     const int64_t first = part.left + (part.mirrored ? form.side - 1 : 0);
+    const auto channels = static_cast<size_t>(form.channels);
+    const size_t next = film.channels == 1 ? 0 : 1;
     for (int64_t y = part.top; y < part.top + form.side; ++y) {
       const uint8_t* pixel = film.pixels.data() + (y * film.width + first) * film.channels;
       for (int64_t x = 0; x < form.side; ++x, pixel += step)
-        for (size_t c = 0; c < static_cast<size_t>(film.channels); ++c)
-          *to++ = normalised[c][pixel[c]];
+        for (size_t c = 0; c < channels; ++c) *to++ = normalised[c][pixel[c * next]];
     }
     return to;
   }

@@ -12,6 +12,7 @@
 #include <set>
 #include <thread>
 
+#include "pinion/runtime/fs.h"
 #include "pinion/runtime/json.h"
 #include "pinion/runtime/log.h"
 
@@ -28,12 +29,13 @@ constexpr int64_t kMaxAnnotationBytes = int64_t{1} << 30;
 constexpr size_t kMaxProblems = 20;
 constexpr int64_t kMaxAspect = 16;  // scaled to a given short side, a film is not long without end
 
-// A relative path that stays where it begins.
+// What File(directory, path) takes: plain names between slashes.
 bool stays_below(const std::string& path) {
-  if (path.empty() || path[0] == '/' || path.find('\0') != std::string::npos) return false;
+  if (path.find('\0') != std::string::npos) return false;
   for (size_t at = 0; at <= path.size();) {
     const size_t end = std::min(path.find('/', at), path.size());
-    if (path.substr(at, end - at) == "..") return false;
+    const std::string name = path.substr(at, end - at);
+    if (name.empty() || name == "." || name == "..") return false;
     at = end + 1;
   }
   return true;
@@ -136,7 +138,7 @@ std::vector<std::string> StudySet::cleaned_reports(Split split) const {
 Image StudySet::load(const StudyEntry& study, int64_t view) const {
   const std::string& name = study.images[static_cast<size_t>(view)];
   try {
-    Image image = load_image(image_dir + "/" + name);
+    Image image = load_image(File(File(image_dir, OpenMode::directory), name));
     const auto [shorter, longer] = std::minmax(image.height, image.width);
     PINION_REQUIRE(data, longer <= kMaxAspect * shorter, image_dir, "/", name,
                    ": expected a film whose sides differ at most ", kMaxAspect, " times, got ",

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "pinion/nn/init.h"
+#include "pinion/nn/noise.h"
 #include "pinion/runtime/graph.h"
 
 namespace pinion::report {
@@ -18,16 +19,21 @@ Attention::Attention(int64_t width, int64_t heads)
 
 Tensor Attention::operator()(const Tensor& query, const Tensor& memory,
                              const Tensor& key_padding_mask, bool causal) {
-  constexpr double kDropout = 0.1;
-  nn::AttentionOptions options;
+  nn::AttentionOptions options = draw();
   options.key_padding_mask = key_padding_mask;
   options.causal = causal;
-  if (training()) {
-    options.dropout = kDropout;
-    options.key = {random_seed(), stream_, calls_++};
-    on_replay([this] { ++calls_; });
-  }
   return attend(query, keys(memory), values(memory), options);
+}
+
+nn::AttentionOptions Attention::draw(uint64_t calls) {
+  constexpr double kDropout = 0.1;
+  nn::AttentionOptions options;
+  if (!training()) return options;
+  options.dropout = kDropout;
+  options.key = noise_key(stream_, calls_);
+  calls_ += calls;
+  on_replay([this, calls] { calls_ += calls; });
+  return options;
 }
 
 Tensor Attention::split(const Tensor& x) const {
@@ -108,10 +114,47 @@ Norm::Norm(int64_t width, int64_t memory) {
   }
 }
 
-Tensor Norm::operator()(const Tensor& x, const Tensor& m) const {
+Tensor Norm::operator()(const Tensor& x, const Shifts& shifts) const {
   constexpr double kEps = 1e-6;
-  if (!mlp_gamma) return nn::layer_norm(x, gamma, beta, kEps, LayerNormForm::unbiased_std);
-  return nn::conditional_layer_norm(x, gamma, beta, (*mlp_gamma)(m), (*mlp_beta)(m), kEps);
+  if (!shifts.each_gamma.defined())
+    return nn::layer_norm(x, gamma, beta, kEps, LayerNormForm::unbiased_std);
+  const bool all = shifts.gamma.defined();
+  return nn::conditional_layer_norm(x, all ? gamma + shifts.gamma : gamma,
+                                    all ? beta + shifts.beta : beta, shifts.each_gamma,
+                                    shifts.each_beta, kEps);
+}
+
+Shifts Norm::shifts(const Tensor& m) const {
+  if (!mlp_gamma) return {};
+  return {{}, {}, (*mlp_gamma)(m), (*mlp_beta)(m)};
+}
+
+std::vector<Shifts> shifts_of(const std::vector<const Norm*>& norms, const Tensor& m) {
+  std::vector<Shifts> out(norms.size());
+  if (norms.empty() || !norms.front()->mlp_gamma) return out;
+  Tensors first, first_bias, second;
+  for (const Norm* norm : norms)
+    for (const auto* mlp : {&norm->mlp_gamma, &norm->mlp_beta}) {
+      first.push_back((*mlp)->first.weight);
+      first_bias.push_back((*mlp)->first.bias);
+      second.push_back((*mlp)->second.weight);
+    }
+  const auto count = static_cast<int64_t>(first.size());
+  const int64_t tokens = m.size(0) * m.size(1), width = second[0].size(0);
+  const Tensor hidden =
+      nn::linear(m, nn::concat(first, 0), nn::concat(first_bias, 0), Activation::relu);
+  const Tensor each =
+      nn::bmm(nn::transpose(nn::reshape(hidden, {tokens, count, width}), 0, 1),
+              nn::reshape(nn::concat(second, 0), {count, width, width}), false, true);
+  const auto shift = [&](int64_t i) {
+    return nn::reshape(nn::slice(each, 0, i, i + 1), {m.size(0), m.size(1), width});
+  };
+  for (size_t i = 0; i < out.size(); ++i) {
+    const auto at = static_cast<int64_t>(2 * i);
+    out[i] = {norms[i]->mlp_gamma->second.bias, norms[i]->mlp_beta->second.bias, shift(at),
+              shift(at + 1)};
+  }
+  return out;
 }
 
 void Norm::fields(nn::Fields& f) {
@@ -148,16 +191,18 @@ DecoderLayer::DecoderLayer(int64_t width, int64_t hidden, int64_t heads, double 
 }
 
 Tensor DecoderLayer::operator()(Tensor x, const Tensor& encoded, const Tensor& key_padding_mask,
-                                const Tensor& m) {
-  x = sublayer[0](x, m, [&](const Tensor& h) { return self_attn(h, h, key_padding_mask, true); });
-  x = sublayer[1](x, m, [&](const Tensor& h) { return src_attn(h, encoded); });
-  return sublayer[2](x, m, feed_forward);
+                                const Shifts* shifts) {
+  x = sublayer[0](x, shifts[0],
+                  [&](const Tensor& h) { return self_attn(h, h, key_padding_mask, true); });
+  x = sublayer[1](x, shifts[1], [&](const Tensor& h) { return src_attn(h, encoded); });
+  return sublayer[2](x, shifts[2], feed_forward);
 }
 
 Tensor DecoderLayer::image_attention(Tensor x, const Tensor& encoded,
-                                     const Tensor& key_padding_mask, const Tensor& m) {
-  x = sublayer[0](x, m, [&](const Tensor& h) { return self_attn(h, h, key_padding_mask, true); });
-  return src_attn.probabilities(sublayer[1].norm(x, m), src_attn.keys(encoded));
+                                     const Tensor& key_padding_mask, const Shifts* shifts) {
+  x = sublayer[0](x, shifts[0],
+                  [&](const Tensor& h) { return self_attn(h, h, key_padding_mask, true); });
+  return src_attn.probabilities(sublayer[1].norm(x, shifts[1]), src_attn.keys(encoded));
 }
 
 DecoderLayer::Cache DecoderLayer::start(const Tensor& encoded) const {
@@ -165,16 +210,16 @@ DecoderLayer::Cache DecoderLayer::start(const Tensor& encoded) const {
 }
 
 Tensor DecoderLayer::step(Tensor x, Cache& cache, const Tensor& m) {
-  x = sublayer[0](x, m, [&](const Tensor& h) {
+  x = sublayer[0](x, sublayer[0].norm.shifts(m), [&](const Tensor& h) {
     const Tensor key = self_attn.keys(h), value = self_attn.values(h);
     cache.keys = cache.keys.defined() ? nn::concat({cache.keys, key}, 1) : key;
     cache.values = cache.values.defined() ? nn::concat({cache.values, value}, 1) : value;
     return self_attn.attend(h, cache.keys, cache.values);
   });
-  x = sublayer[1](x, m, [&](const Tensor& h) {
+  x = sublayer[1](x, sublayer[1].norm.shifts(m), [&](const Tensor& h) {
     return src_attn.attend(h, cache.image_keys, cache.image_values);
   });
-  return sublayer[2](x, m, feed_forward);
+  return sublayer[2](x, sublayer[2].norm.shifts(m), feed_forward);
 }
 
 void DecoderLayer::fields(nn::Fields& f) {

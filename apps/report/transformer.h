@@ -26,6 +26,8 @@ struct Attention : nn::Module {
   Tensor values(const Tensor& memory) const { return split(linears[2](memory)); }
   Tensor attend(const Tensor& query, const Tensor& keys, const Tensor& values,
                 const nn::AttentionOptions& options = {}) const;
+  // The dropout of the next `calls` calls, the keys of which follow each other.
+  nn::AttentionOptions draw(uint64_t calls = 1);
   // How much each query attends to each place, the mean over heads: softmax(q k^T / sqrt(d)), as
   // f64 [B,Tq,Tk] on the CPU. To look at, not to train with.
   Tensor probabilities(const Tensor& query, const Tensor& keys) const;
@@ -57,6 +59,13 @@ struct TwoLinear : nn::Module {
   void fields(nn::Fields& f) override;
 };
 
+// What is added to the gamma and beta of a norm: [C] for all tokens, [B,T,C] for each. Undefined
+// where a norm is not conditioned.
+struct Shifts {
+  Tensor gamma, beta;
+  Tensor each_gamma, each_beta;
+};
+
 // (x - mean) / (std + 1e-6) gamma + beta, with the unbiased std. With a memory of `memory` features
 // gamma and beta are shifted for each token by what two networks make of it: section 2.3 of the
 // paper.
@@ -65,9 +74,14 @@ struct Norm : nn::Module {
   std::optional<TwoLinear> mlp_gamma, mlp_beta;
 
   explicit Norm(int64_t width, int64_t memory = 0);
-  Tensor operator()(const Tensor& x, const Tensor& m) const;  // m [B,T,memory], or undefined
+  Tensor operator()(const Tensor& x, const Shifts& shifts = {}) const;
+  Shifts shifts(const Tensor& m) const;  // of m [B,T,memory], which may be undefined
   void fields(nn::Fields& f) override;
 };
+
+// Those of many norms, which read the same m: one product for the first layers of all networks and
+// a batched one for the second.
+std::vector<Shifts> shifts_of(const std::vector<const Norm*>& norms, const Tensor& m);
 
 // x + dropout(f(norm(x))): what encloses every part of a layer.
 struct Sublayer : nn::Module {
@@ -76,8 +90,8 @@ struct Sublayer : nn::Module {
 
   Sublayer(int64_t width, double p, int64_t memory = 0) : norm(width, memory), dropout(p) {}
   template <class F>
-  Tensor operator()(const Tensor& x, const Tensor& m, F&& f) {
-    return x + dropout(f(norm(x, m)));
+  Tensor operator()(const Tensor& x, const Shifts& shifts, F&& f) {
+    return x + dropout(f(norm(x, shifts)));
   }
   void fields(nn::Fields& f) override;
 };
@@ -99,19 +113,20 @@ struct DecoderLayer : nn::Module {
 
   // memory: features that condition the norms; 0 for plain ones.
   DecoderLayer(int64_t width, int64_t hidden, int64_t heads, double p, int64_t memory);
-  // x [B,T,C] attends to itself, causally, and to encoded [B,P,C]; m [B,T,memory] or undefined.
+  // x [B,T,C] attends to itself, causally, and to encoded [B,P,C]; shifts of the three norms.
   Tensor operator()(Tensor x, const Tensor& encoded, const Tensor& key_padding_mask,
-                    const Tensor& m);
+                    const Shifts* shifts);
   // The same, as far as what the words of x attend to in encoded: f64 [B,T,P].
   Tensor image_attention(Tensor x, const Tensor& encoded, const Tensor& key_padding_mask,
-                         const Tensor& m);
+                         const Shifts* shifts);
   // What one row of x needs of the words before it and of the image.
   struct Cache {
     Tensor keys, values;              // [B,t,H,d] of the words so far; undefined before the first
     Tensor image_keys, image_values;  // [B,P,H,d]
   };
   Cache start(const Tensor& encoded) const;
-  // The next word alone: x [B,1,C] -> [B,1,C]; its key and value join the cache.
+  // The next word alone: x [B,1,C] -> [B,1,C]; its key and value join the cache. m [B,1,memory]
+  // or undefined.
   Tensor step(Tensor x, Cache& cache, const Tensor& m);
   void fields(nn::Fields& f) override;
 };

@@ -70,7 +70,8 @@ std::string json_of(const Report& report) {
   const MatrixOptions& o = report.options;
   const json all = {{"program", "dp_vs_ddp"},
                     {"quick", o.quick},
-                    {"repetitions", o.repetitions},
+                    {"repetitions", report.repetitions},
+                    {"repetitions_wanted", o.repetitions},
                     {"warm_up_steps", o.timing.warm_up},
                     {"blocks", o.timing.blocks},
                     {"machine", machine},

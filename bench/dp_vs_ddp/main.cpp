@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // dp_vs_ddp: DataParallel beside DistributedDataParallel and ZeRO, on the cores of this machine.
-//   dp_vs_ddp --matrix                                    all cells, 5 repetitions, all files
+//   dp_vs_ddp --matrix                                    all cells, up to 5 repetitions, files
 //   dp_vs_ddp --cells toy-mlp,wide-mlp --ranks 2 --quick  a glance
 #include <CLI/CLI.hpp>
 
@@ -22,6 +22,8 @@ int run(int argc, char** argv) {
   app.add_option("--schemes", o.schemes, "All unless given")->delimiter(',');
   app.add_option("--ranks", o.ranks, "Numbers of devices to measure")->delimiter(',');
   app.add_option("--repetitions", o.repetitions, "Of each configuration, in turns; 5");
+  app.add_option("--minutes", o.minutes,
+                 "Repeats less often, down to twice, when it would take longer; 10, 0: no limit");
   app.add_flag("--quick", o.quick, "Two short repetitions: to try it out");
   app.add_option("--json", json, "File for the figures");
   app.add_option("--html", html, "File for the page");

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "pinion/bench/dp_vs_ddp/budget.h"
+
 namespace pinion::bench {
 namespace {
 
@@ -16,6 +18,7 @@ void check(const MatrixOptions& o) {
       PINION_REQUIRE(usage, n >= 2 && n <= 64, "--ranks: expected 2 to 64 devices, got ", n);
   PINION_REQUIRE(usage, o.repetitions >= 1 && o.repetitions <= 1000,
                  "--repetitions: expected 1 to 1000, got ", o.repetitions);
+  PINION_REQUIRE(usage, o.minutes >= 0, "--minutes: expected 0 or more, got ", o.minutes);
 }
 
 std::vector<Scheme> schemes_of(const MatrixOptions& o) {
@@ -28,8 +31,7 @@ std::vector<Scheme> schemes_of(const MatrixOptions& o) {
   return out;
 }
 
-Training training_of(const Cell& cell, Scheme scheme, int devices) {
-  RunReport run = run_gate(cell, scheme, devices);
+Training training_of(Scheme scheme, RunReport run) {
   Training t{facts_of(scheme).name, std::move(run.weights), {}, 0, run.ranks_equal};
   for (int s = 0; s < kGateSteps; ++s) {
     double sum = 0;  // batches of ranks are of one size
@@ -40,13 +42,24 @@ Training training_of(const Cell& cell, Scheme scheme, int devices) {
   return t;
 }
 
-std::vector<Gate> gates_of(const Cell& cell, const std::vector<Scheme>& list, int devices) {
-  const Training expected = training_of(cell, Scheme::one, devices);
+// `seconds` grows by those of a repetition of all schemes.
+std::vector<Gate> gates_of(const Cell& cell, const std::vector<Scheme>& list, int devices,
+                           const Timing& timing, double& seconds) {
+  const auto run = [&](Scheme s, int times) {
+    RunReport report = run_gate(cell, s, devices);
+    seconds += times * seconds_by_gate(report, cell, timing);
+    return training_of(s, std::move(report));
+  };
+  const auto is_gate = [](Scheme s) {  // one-share sees other samples
+    return s != Scheme::one && facts_of(s).tolerance != 0;
+  };
+  const auto others = std::count_if(list.begin(), list.end(), is_gate);
+  const Training expected =
+      run(Scheme::one, static_cast<int>(list.size()) - static_cast<int>(others));
   std::vector<Gate> out;
   for (const Scheme s : list) {
-    const double tolerance = facts_of(s).tolerance;
-    if (s == Scheme::one || tolerance == 0) continue;  // one-share sees other samples
-    for (Gate& g : compare(cell.name, expected, training_of(cell, s, devices), tolerance))
+    if (!is_gate(s)) continue;
+    for (Gate& g : compare(cell.name, expected, run(s, 1), facts_of(s).tolerance))
       out.push_back(std::move(g));
   }
   return out;
@@ -127,14 +140,16 @@ Row row_of(const Cell& cell, Scheme scheme, int devices, const std::vector<RunRe
   return row;
 }
 
+// `planned` seconds for a repetition.
 void measure(Report& report, const Cell& cell, const std::vector<Scheme>& list, int devices,
-             const std::function<void(const std::string&)>& say) {
+             double planned, Progress& progress) {
   std::vector<std::vector<RunReport>> runs(list.size());
-  for (int round = 0; round < report.options.repetitions; ++round) {
-    say(cell.name + ", " + std::to_string(devices) + " devices: repetition " +
-        std::to_string(round + 1) + " of " + std::to_string(report.options.repetitions));
+  for (int round = 0; round < report.repetitions; ++round) {
+    progress.begin(cell.name + ", " + std::to_string(devices) + " devices: repetition " +
+                   std::to_string(round + 1) + " of " + std::to_string(report.repetitions));
     for (const size_t i : turn(list.size(), round))
       runs[i].push_back(time_steps(cell, list[i], devices, report.options.timing));
+    progress.done(planned);
   }
   for (size_t i = 0; i < list.size(); ++i)
     report.rows.push_back(row_of(cell, list[i], devices, runs[i]));
@@ -169,18 +184,30 @@ const Row* find_row(const Report& report, const std::string& cell, Scheme scheme
 Report run_matrix(const MatrixOptions& options,
                   const std::function<void(const std::string&)>& say) {
   check(options);
+  const auto start = std::chrono::steady_clock::now();
   Report report{.options = options, .machine = machine_facts()};
   const std::vector<Scheme> list = schemes_of(options);
+  std::vector<double> planned;  // seconds of a repetition, of each cell and number of devices
+  double once = 0;              // of all
   for (const std::string& name : options.cells)
     for (const int n : options.ranks) {
       say(name + ", " + std::to_string(n) + " devices: gates");
-      for (Gate& g : gates_of(cell_named(name), list, n)) report.gates.push_back(std::move(g));
+      double seconds = 0;
+      for (Gate& g : gates_of(cell_named(name), list, n, options.timing, seconds))
+        report.gates.push_back(std::move(g));
+      planned.push_back(seconds);
+      once += seconds;
     }
   require_gates(report.gates);
   const int first = options.ranks[0];
   const Link link = measure_link(first);
+  const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+  report.repetitions = fitting(options.repetitions, once, spent.count(), options.minutes);
+  Progress progress(say, once * report.repetitions);
+  auto seconds = planned.begin();
   for (const std::string& name : options.cells) {
-    for (const int n : options.ranks) measure(report, cell_named(name), list, n, say);
+    for (const int n : options.ranks)
+      measure(report, cell_named(name), list, n, *seconds++, progress);
     add_models(report, cell_named(name), list, first, link);
   }
   return report;

@@ -21,6 +21,7 @@ struct MatrixOptions {
   std::vector<int> ranks{2};           // devices
   std::vector<int> modelled{4, 8};     // devices of rows by the model; those measured are checked
   int repetitions = 5;
+  double minutes = 10;  // fewer repetitions, down to 2, when they would take longer; 0: no limit
   Timing timing;
   bool quick = false;  // for the record: fewer repetitions and steps than figures need
 };
@@ -52,6 +53,7 @@ struct ModelRow {
 struct Report {
   MatrixOptions options;
   std::vector<std::pair<std::string, std::string>> machine;
+  int repetitions = 0;  // that were made
   std::vector<Gate> gates{};
   std::vector<Row> rows{};
   std::vector<ModelRow> models{};
@@ -59,7 +61,7 @@ struct Report {
 };
 
 // Throws Error (usage) for options that make no sense, Error (desync) when a gate fails, and what
-// the processes throw. `say` is told what begins.
+// the processes throw. `say` is told what begins, and how long the rest will take.
 Report run_matrix(const MatrixOptions& options, const std::function<void(const std::string&)>& say);
 
 // The row of a scheme, or null.

@@ -150,13 +150,15 @@ RunReport run(const Cell& cell, Scheme scheme, int devices, const Timing* timing
       trainer.step(s, phases);
       report.losses[s] = trainer.loss();
     }
+    report.phases = phases;
     report.seen = samples_seen();
     const std::vector<float> mine = trainer.weights();
     std::copy(mine.begin(), mine.end(), weights.data() + n * static_cast<size_t>(i));
     if (group) group->barrier().wait();
   });
-  const double all = seconds_since(start) * static_cast<double>(sysconf(_SC_NPROCESSORS_ONLN));
   RunReport out;
+  out.seconds = seconds_since(start);
+  const double all = out.seconds * static_cast<double>(sysconf(_SC_NPROCESSORS_ONLN));
   out.foreign = std::max(0.0, busy_seconds() - busy - own) / all;
   out.processes.assign(reports.data(), reports.data() + count);
   if (timing) {

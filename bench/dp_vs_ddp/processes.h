@@ -22,7 +22,7 @@ constexpr int kGateSteps = 20, kMostBlocks = 60;
 // What one process measured; plain data, which lies in shared memory.
 struct ProcessReport {
   double block_seconds[kMostBlocks];  // of one step, the mean over a block
-  Phases phases;                      // of one step, the mean over all
+  Phases phases;                      // of one step, the mean over all; a gate's: of all steps
   double cpu_seconds;                 // of one step
   int64_t peak, tags[kMemoryTags];    // bytes of tensors at their most in a step: all, by tag
   ProcessMemory memory;
@@ -36,6 +36,7 @@ struct Timing {
 struct RunReport {
   std::vector<ProcessReport> processes;
   int blocks = 0;
+  double seconds = 0;          // from the first fork to the last end
   double foreign = 0;          // the share of the machine's CPU time that went to others
   bool ranks_equal = true;     // gate: every process ended with the same bits
   std::vector<float> weights;  // gate: of the first process

@@ -52,6 +52,8 @@ struct Cases {
     for (int i = 0; i < shape.rank(); ++i) out = out.with(i, clipped(shape[i]));
     return out;
   }
+  // Of extents that multiply the work of others: a few in a miniature.
+  int64_t few(int64_t extent) const { return std::min(extent, std::max<int64_t>(most / 32, 1)); }
   void push_back(GpuCase c) { all.push_back(std::move(c)); }
 };
 
@@ -268,6 +270,101 @@ struct ToyStep {
   }
 };
 
+// Batch norm with what follows it in a residual block, y = relu(norm(x) + residual), both ways. x
+// is read once more when its statistics are known; x, y and dy when the sums of the gradients are.
+void add_batch_norm(Cases& list) {
+  const Shape shape{list.few(32), list.few(56), list.few(56), list.clipped(256)};
+  const DType t = DType::bf16;
+  add_mover(list, "batch_norm_step", t, shape, 1 + 3 + 3 + 5, 6, [=]() -> Run {
+    const int64_t channels = shape[3];
+    const auto each = [&](double value) {
+      return Tensor::full({1, channels}, value, DType::f32, kGpu);
+    };
+    return [x = noise(shape, 1, t), residual = noise(shape, 2, t), y = room(shape, t),
+            dy = noise(shape, 3, t), dx = room(shape, t), dresidual = room(shape, t),
+            mean = each(0), var = each(1), gamma = each(1), beta = each(0), dgamma = each(0),
+            dbeta = each(0), sums = room({2, 1, channels})]() mutable {
+      const kernels::BatchNorm b{.relu = true};
+      const auto flat = [](View v) { return View(v.data, {v.numel()}, v.dtype); };
+      kernels::batch_norm_statistics(gpu(), x, b, mean.mut(), var.mut(), {}, {}, {});
+      kernels::batch_norm_apply(gpu(), x, mean, var, flat(gamma.mut()), flat(beta.mut()), residual,
+                                b, y.mut());
+      kernels::batch_norm_backward_sums(gpu(), x, mean, var, y, dy, b, sums.mut(),
+                                        flat(dgamma.mut()), flat(dbeta.mut()));
+      kernels::batch_norm_backward(gpu(), x, mean, var, flat(gamma.mut()), y, dy, sums, b, dx.mut(),
+                                   dresidual.mut());
+    };
+  });
+}
+
+// Self-attention of 16 reports: 8 heads 64 wide, dropout, a projection's q, k and v in one block.
+Run make_attention(int64_t batch, int64_t tokens, bool causal, bool train) {
+  constexpr int64_t kHeads = 8, kWidth = 64, kRow = 3 * kHeads * kWidth;
+  const DType t = DType::bf16;
+  const Shape packed{batch, tokens, kRow}, single{batch, tokens, kHeads * kWidth};
+  return [=, qkv = noise(packed, 1, t), y = room(single, t), dy = noise(single, 2, t),
+          dqkv = room(packed, t),
+          lse = Tensor::full({batch, kHeads, tokens}, 5, DType::f32, kGpu)]() mutable {
+    const auto part = [&](const Tensor& x, int64_t which) {
+      const int64_t at = which * kHeads * kWidth * size_of(t);
+      return kernels::BasicHeads<const void>{
+          {static_cast<const char*>(x.view().data) + at, single, t}, kRow};
+    };
+    const auto result = [&](Tensor& x, int64_t which) {
+      const int64_t at = which * kHeads * kWidth * size_of(t);
+      return kernels::BasicHeads<void>{{static_cast<char*>(x.mut().data) + at, single, t}, kRow};
+    };
+    kernels::AttentionArgs args{.batch = batch, .heads = kHeads, .queries = tokens, .keys = tokens};
+    args.width = kWidth, args.causal = causal, args.scale = 0.125, args.dropout = 0.1;
+    args.key = {17, 3, 0};
+    args.q = part(qkv, 0), args.k = part(qkv, 1), args.v = part(qkv, 2);
+    args.y = {y.mut(), kHeads * kWidth}, args.lse = lse.mut();
+    if (!train) return kernels::attention_forward(gpu(), args);
+    args.dy = {dy, kHeads * kWidth};
+    args.dq = result(dqkv, 0), args.dk = result(dqkv, 1), args.dv = result(dqkv, 2);
+    kernels::attention_backward(gpu(), args);
+  };
+}
+
+// Over patches of images, and over words, which see those before them.
+void add_attention(Cases& list) {
+  for (const int64_t whole : {98, 60})
+    for (const bool train : {false, true}) {
+      const int64_t batch = list.few(16), tokens = list.clipped(whole);
+      const Shape shape{batch, tokens, 512};
+      const int64_t block = shape.numel() * size_of(DType::bf16);
+      const double product = 2.0 * static_cast<double>(batch * tokens) * static_cast<double>(512);
+      list.push_back({id_of(train ? "attention_backward" : "attention_forward", DType::bf16, shape),
+                      static_cast<double>((train ? 8 : 4) * block),
+                      (train ? 5 : 2) * product * static_cast<double>(tokens), 8 * block,
+                      [=] { return make_attention(batch, tokens, whole == 60, train); }});
+    }
+}
+
+// Whole runs of the toy in one launch: 5 epochs of 1000 samples in batches of 32, 160 steps of each
+// model. A run goes on with the weights that the last one left.
+void add_toy_runs(Cases& list) {
+  for (const int64_t whole : {int64_t{1}, int64_t{1056}}) {
+    const int64_t models = list.few(whole);
+    const int64_t samples = list.clipped(1000), epochs = 5;
+    list.push_back(
+        {id_of("toy_train", DType::f32, {models, epochs, samples, 10}), 0, 0, 0, [=]() -> Run {
+           const Tensor rates = Tensor::full({models}, 1e-3, DType::f64, kGpu);
+           return [=, x = noise({samples, 10}, 1), target = class_ids(samples, 2),
+                   w1 = noise({models, 32, 10}, 2), b1 = noise({models, 32}, 3),
+                   w2 = noise({models, 2, 32}, 4), b2 = noise({models, 2}, 5),
+                   seeds = class_ids(models, models), loss = room({models, epochs}, DType::f64),
+                   correct = room({models, epochs}, DType::i64)]() mutable {
+             kernels::ToyTrainArgs args{.x = x, .target = target, .w1 = w1.mut(), .b1 = b1.mut()};
+             args.w2 = w2.mut(), args.b2 = b2.mut(), args.lr = rates, args.seed = seeds;
+             args.epochs = epochs, args.batch = 32;
+             args.loss = loss.mut(), args.correct = correct.mut();
+             kernels::toy_train(gpu(), args);
+           };
+         }});
+  }
+}
+
 // What the machine can do: the same bytes by the driver, and the shortest kernel.
 void add_ceilings(Cases& list) {
   const Shape shape{list.clipped(int64_t{1} << 28)};
@@ -302,6 +399,9 @@ std::vector<GpuCase> gpu_cases(int64_t most) {
   add_adam(list);
   add_products(list);
   add_fused_mlp(list);
+  add_batch_norm(list);
+  add_attention(list);
+  add_toy_runs(list);
   list.push_back({id_of("toy_step", DType::f32, {32, 10}), 0, 0, 0,
                   []() -> Run { return [toy = std::make_shared<ToyStep>()] { (*toy)(); }; }});
   return std::move(list.all);

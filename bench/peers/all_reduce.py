@@ -8,7 +8,8 @@
 
 What is not there is left out: no mpirun, no row of MPI; a Python without torch, no row of Gloo. A
 figure is the median over the rounds of a round's median; the ratio is a row's over shm-symmetric.
-The last column is the CPU time of a copy of as many bytes over a rank's CPU time in the all-reduce.
+The last columns are the CPU time of a copy of as many bytes over a rank's CPU time in the
+all-reduce: a copy in the library's blocks, in huge pages where they can be, and in pages of 4 KiB.
 """
 
 import argparse
@@ -104,15 +105,16 @@ def main():
             medians[what, size].append(figures[0])
             if len(figures) > 2:
                 cpu[what, size].append(figures[2])
-    print(f"{'bytes':>9} {'what':<14} {'us':>11} {'ratio':>8} {'copy/cpu':>9}")
+    print(f"{'bytes':>9} {'what':<14} {'us':>11} {'ratio':>8} {'copy/cpu':>9} {'4k/cpu':>9}")
     for what, size in sorted(medians, key=lambda key: key[1]):
         us = statistics.median(medians[what, size])
         base = statistics.median(medians["shm-symmetric", size])
-        rate = ""
+        rates = ""
         if (what, size) in cpu:
-            copy = statistics.median(cpu["memcpy", size])
-            rate = f"{copy / statistics.median(cpu[what, size]):.2f}"
-        print(f"{size:9} {what:<14} {us:11.2f} {us / base:8.2f} {rate:>9}")
+            for copy in "memcpy", "memcpy-4k":
+                rate = statistics.median(cpu[copy, size]) / statistics.median(cpu[what, size])
+                rates += f" {rate:9.2f}"
+        print(f"{size:9} {what:<14} {us:11.2f} {us / base:8.2f}{rates}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import time
 for key in ("OMP_WAIT_POLICY",):  # before torch loads OpenMP
     os.environ.setdefault(key, "PASSIVE")
 
+import report_model  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
@@ -201,6 +202,7 @@ PEERS = {
     "toy_loader": toy(True),
     "fused_mlp_f32": fused_mlp(torch.float32),
     "fused_mlp_bf16": fused_mlp(torch.bfloat16),
+    **report_model.PEERS,
 }
 
 
@@ -279,6 +281,39 @@ def measure(pinion, index, peer, clock, args):
             continue
         a.append(pair[0]), b.append(pair[1])
     return summary(a, b)
+
+
+def resident(field):
+    with open("/proc/self/status") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith(field)) * 1024
+
+
+def print_memory_of(side, name, pinion):
+    """What three runs of a workload, and its operands, add to the peak of this process."""
+    kind, size = name.split("/")
+    index = pinion.names().index(name)
+    before = resident("VmRSS")
+    if side == "pinion":
+        pinion.check(pinion.lib.pinion_peer_open(index))
+        pinion.check(pinion.lib.pinion_peer_run(index, 3))
+    else:
+        run = PEERS[kind](size.split("_")[0])
+        for _ in range(3):
+            run()
+    print(resident("VmHWM") - before)
+
+
+def peak_memory(name, args):
+    """Of either side in a process of its own, in bytes."""
+    command = [sys.executable, os.path.abspath(__file__), os.path.abspath(args.libpinion_peer)]
+    command += ["--threads", str(args.threads)]
+    peaks = []
+    for side in ("pinion", "torch"):
+        done = subprocess.run(
+            command + ["--memory-of", side, name], check=True, capture_output=True, text=True
+        )
+        peaks.append(int(done.stdout))
+    return peaks
 
 
 SCRIPT = """
@@ -372,6 +407,8 @@ def main():
         "--unfused-adam", action="store_true", help="PyTorch's Adam as it is by default"
     )
     parser.add_argument("--program", help="simple_train: compare the whole process as well")
+    parser.add_argument("--memory", action="store_true", help="compare peaks of memory as well")
+    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--json", help="write the figures here")
     args = parser.parse_args()
     global FUSED_ADAM
@@ -380,6 +417,8 @@ def main():
     torch.set_num_threads(args.threads)
     pinion = Pinion(os.path.abspath(args.libpinion_peer))
     pinion.check(pinion.lib.pinion_peer_threads(args.threads))
+    if args.memory_of:
+        return print_memory_of(*args.memory_of, pinion)
     clock = time.thread_time if args.threads == 1 else time.perf_counter
     print(
         f"PyTorch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), Pinion rung "
@@ -403,6 +442,9 @@ def main():
             row(name, r, pinion.lib.pinion_peer_flops(index), pinion.lib.pinion_peer_bytes(index)),
             flush=True,
         )
+        if args.memory:
+            r["pinion_bytes"], r["torch_bytes"] = ours, theirs = peak_memory(name, args)
+            print(f"    peak of memory: {ours / 2**20:.0f} MiB, PyTorch {theirs / 2**20:.0f} MiB")
     if args.program and args.filter in "process":
         results["process"] = r = measure_process(os.path.abspath(args.program), args)
         print(row("process, start to exit", r, 0, 0))

@@ -115,6 +115,39 @@ class Cases:
         model, x = self.mlp(shape[1]), self.noise(shape, dtype)
         return lambda: model(x)
 
+    def batch_norm_step(self, shape, dtype):
+        def images():
+            n, h, w, c = shape
+            x = self.noise((n, c, h, w), dtype)
+            return x.to(memory_format=self.torch.channels_last)
+
+        x, residual = images().requires_grad_(True), images().requires_grad_(True)
+        norm, dy = self.torch.nn.BatchNorm2d(shape[-1]).cuda(), images()
+
+        def run():
+            self.f.relu(norm(x) + residual).backward(dy)
+            for p in (x, residual, *norm.parameters()):
+                p.grad = None
+
+        return run
+
+    def attention_forward(self, shape, dtype):
+        batch, tokens, width = shape
+        q, k, v = self.noise((3, batch, 8, tokens, width // 8), dtype)
+        attend = self.f.scaled_dot_product_attention
+        return lambda: attend(q, k, v, dropout_p=0.1, is_causal=tokens == 60)
+
+    def toy_train(self, shape, dtype):
+        if shape[0] > 1:  # one model after the other would be no peer
+            return None
+        step = self.toy_step(shape, dtype)
+
+        def run():
+            for _ in range(160):
+                step()
+
+        return run
+
     def toy_step(self, shape, _, **form):
         torch = self.torch
         linear = torch.nn.Linear
@@ -133,11 +166,14 @@ class Cases:
         return run
 
 
-TRAINED = {"cross_entropy", "fused_mlp_train", "toy_step"}  # record gradients while they run
+# Record gradients while they run.
+TRAINED = {"batch_norm_step", "cross_entropy", "fused_mlp_train", "toy_step", "toy_train"}
 STATEFUL = {"adam", "adam_amsgrad", "toy_step"}  # have an optimizer
-GRAPHED = TRAINED | {"fused_mlp_forward", "linear"}  # where launches may take longer than the work
+# Where launches may take longer than the work.
+GRAPHED = (TRAINED - {"toy_train"}) | {"fused_mlp_forward", "linear"}
 COMPILED = {
-    "add", "gelu_forward", "softmax_forward", "layer_norm_forward", "cross_entropy", "sum",
+    "add", "batch_norm_step", "gelu_forward", "softmax_forward", "layer_norm_forward",
+    "cross_entropy", "sum",
     "fused_mlp_train", "fused_mlp_forward", "toy_step",
 }  # fmt: skip
 
@@ -173,6 +209,8 @@ def make(cases, impl, kind, shape, dtype):
     if impl == "torch-compile" and kind not in COMPILED:
         return None
     run = build(shape, dtype, **form)
+    if run is None:
+        return None
     if impl == "torch-graph":
         return graphed(torch, run)
     return torch.compile(run, mode="max-autotune-no-cudagraphs") if impl == "torch-compile" else run

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A memfd with a head, a board and a heap for each rank.
+// A memfd with a head, a board and a heap for each rank. Large blocks lie in huge pages where the
+// kernel has them: reductions walk through two buffers at once, and a page of 4 KiB every few
+// nanoseconds costs a fifth of their time.
 #include "pinion/dist/group/shm_segment.h"
 
 #include <fcntl.h>
@@ -20,11 +22,45 @@ namespace pinion::dist {
 
 namespace {
 
-constexpr int64_t kPage = 4096;
+constexpr int64_t kPage = 4096, kHugePage = 2 << 20;
 constexpr int kMaxRanks = 1024;
-constexpr uint64_t kMagic = 0x31'6d'68'73'6e'6f'69'70;  // "pionshm1"
+constexpr uint64_t kMagic = 0x32'6d'68'73'6e'6f'69'70;  // "pionshm2"
 
-int64_t pages(int64_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+int64_t round_up(int64_t bytes, int64_t unit) { return (bytes + unit - 1) / unit * unit; }
+int64_t pages(int64_t bytes) { return round_up(bytes, kPage); }
+
+// Where the heap of a rank begins; that of rank `ranks` would begin where the segment ends.
+int64_t heap_begin(int ranks, int64_t heap_bytes, int rank) {
+  return round_up(kPage + Board::bytes(ranks), kHugePage) + rank * round_up(heap_bytes, kHugePage);
+}
+
+// Memory whose addresses are multiples of kHugePage where its offsets are.
+void* map_aligned(int fd, int64_t bytes) {
+  const int64_t room = bytes + kHugePage;
+  void* space = mmap(nullptr, static_cast<size_t>(room), PROT_NONE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (space == MAP_FAILED) return space;
+  auto* begin = static_cast<std::byte*>(space);
+  const int64_t before = -reinterpret_cast<intptr_t>(begin) & (kHugePage - 1);
+  if (before > 0) munmap(begin, static_cast<size_t>(before));
+  munmap(begin + before + bytes, static_cast<size_t>(kHugePage - before));
+  void* data = mmap(begin + before, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE,
+                    MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0);
+  if (data == MAP_FAILED) munmap(begin + before, static_cast<size_t>(bytes));
+  return data;
+}
+
+// Makes huge pages of the whole ones in a block of fresh memory, in one call, as each waits for all
+// cores. A kernel that will not (before Linux 6.1, or told so) leaves it as it is.
+void use_huge_pages(int fd, std::byte* data, int64_t offset, int64_t bytes) {
+#ifndef MADV_COLLAPSE
+  constexpr int MADV_COLLAPSE = 25;
+#endif
+  const int64_t whole = bytes / kHugePage * kHugePage;
+  for (int64_t at = 0; at < whole; at += kHugePage)  // it takes none that has no page at all
+    if (fallocate(fd, 0, offset + at, kPage) != 0) return;
+  if (whole > 0) madvise(data + offset, static_cast<size_t>(whole), MADV_COLLAPSE);
+}
 
 }  // namespace
 
@@ -41,11 +77,14 @@ class ShmSegment::Heap {
   int64_t take(int64_t bytes) {  // -1 when there is no room
     const std::lock_guard lock(mutex_);
     for (auto range = free_.begin(); range != free_.end(); ++range) {
-      if (range->second < bytes) continue;
       const auto [offset, size] = *range;
+      const int64_t at = round_up(offset, bytes < kHugePage ? kPage : kHugePage);
+      const int64_t left = offset + size - at - bytes;
+      if (left < 0) continue;
       free_.erase(range);
-      if (size > bytes) free_[offset + bytes] = size - bytes;
-      return offset;
+      if (at > offset) free_[offset] = at - offset;
+      if (left > 0) free_[at + bytes] = left;
+      return at;
     }
     return -1;
   }
@@ -75,7 +114,7 @@ std::shared_ptr<ShmSegment> ShmSegment::create(int ranks, int64_t heap_bytes) {
   if (heap_bytes == 0)
     heap_bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
   heap_bytes = pages(heap_bytes);
-  const int64_t bytes = kPage + Board::bytes(ranks) + ranks * heap_bytes;
+  const int64_t bytes = heap_begin(ranks, heap_bytes, ranks);
   const int fd = memfd_create("pinion-shm", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   PINION_REQUIRE(out_of_memory, fd >= 0,
                  "shm segment: memfd_create failed: ", std::strerror(errno));
@@ -98,8 +137,8 @@ std::shared_ptr<ShmSegment> ShmSegment::open(int fd) {
   Head head{};
   const bool ours = fstat(fd, &info) == 0 && pread(fd, &head, sizeof head, 0) == sizeof head &&
                     head.magic == kMagic && head.ranks >= 1 && head.ranks <= kMaxRanks &&
-                    info.st_size == kPage + Board::bytes(static_cast<int>(head.ranks)) +
-                                        head.ranks * head.heap_bytes;
+                    info.st_size == heap_begin(static_cast<int>(head.ranks), head.heap_bytes,
+                                               static_cast<int>(head.ranks));
   PINION_REQUIRE(config, ours, "shm segment: expected the descriptor of one, got ", fd);
   fcntl(fd, F_SETFD, FD_CLOEXEC);
   return std::shared_ptr<ShmSegment>(new ShmSegment(fd, info.st_size));
@@ -126,8 +165,7 @@ std::shared_ptr<ShmSegment> ShmSegment::from_environment() {
 }
 
 ShmSegment::ShmSegment(int fd, int64_t bytes) : fd_(fd), bytes_(bytes) {
-  void* data = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE,
-                    MAP_SHARED | MAP_NORESERVE, fd, 0);
+  void* data = map_aligned(fd, bytes);
   if (data == MAP_FAILED) {
     const int error = errno;
     close(fd);
@@ -147,12 +185,12 @@ ShmSegment::~ShmSegment() {
 std::byte* ShmSegment::allocate(int rank, int64_t bytes) {
   const auto* head = reinterpret_cast<const Head*>(data_);
   if (!heap_)
-    heap_ = std::make_unique<Heap>(kPage + Board::bytes(ranks()) + rank * head->heap_bytes,
-                                   head->heap_bytes);
+    heap_ = std::make_unique<Heap>(heap_begin(ranks(), head->heap_bytes, rank), head->heap_bytes);
   bytes = pages(bytes);
   const int64_t offset = heap_->take(bytes);
   PINION_REQUIRE(out_of_memory, offset >= 0, "symmetric: expected room for ", bytes,
                  " bytes in the heap of rank ", rank, ", which has ", head->heap_bytes);
+  use_huge_pages(fd_, data_, offset, bytes);
   // Pages are taken now, where a lack of memory is an error, and not on first touch, where it
   // kills.
   if (fallocate(fd_, 0, offset, bytes) != 0) {

@@ -71,6 +71,19 @@ void Reducer::reset() {
   begun_ = agreed_ = accumulated_ = missing_ = false;
   weight_ = 0;
   source_ = 0;
+  // With one rank a step whose gradients all come has nothing to send and nothing to divide by.
+  alone_ = group_->size() == 1 && !first_step_ && !joining_ && !options_.weighted &&
+           !options_.static_graph;
+}
+
+// The end of such a step; false when it is not one.
+bool Reducer::finish_alone() {
+  if (!alone_ || joining_ || !frozen_.empty()) return false;
+  for (const Entry& e : entries_)
+    if (e.fired != 1) return false;
+  for (Entry& e : entries_) e.fired = 0;
+  accumulated_ = false;
+  return true;
 }
 
 void Reducer::ready(size_t entry) {
@@ -79,8 +92,9 @@ void Reducer::ready(size_t entry) {
     accumulated_ = true;
     return;
   }
-  State& bucket = states_[e.bucket];
   ++e.fired;
+  if (alone_ && e.fired == 1) return;
+  State& bucket = states_[e.bucket];
   const bool counting = options_.static_graph && first_step_;
   if (e.expected == 0)
     give_up(ErrorKind::internal, cat({"reducer: ", e.name, " has a gradient, but had none in the ",
@@ -163,7 +177,7 @@ void Reducer::agree_on_total() {
 }
 
 void Reducer::finish() {
-  if (!synchronises()) return;
+  if (!synchronises() || finish_alone()) return;
   begin_step();
   agree_on_total();
   check_gradients();
@@ -212,6 +226,7 @@ void Reducer::reduce_all() {
     for (const size_t index : order_) {
       hook_->finish(buckets_[index], op, *group_);
       (void)Tensor(buckets_[index].grads).mut();  // others may have written it: a new version
+      if (verify_) states_[index].digest = digest_of(buckets_[index].grads);  // still in the cache
     }
   if (group_->size() > 1 || missing_) settle();
   if (first_step_) adopt_order();
@@ -228,7 +243,7 @@ void Reducer::settle() {
   for (size_t i = 0; i < entries_.size() && detect; ++i)
     if (entries_[i].param.grad().defined()) mine[i / 64] |= uint64_t{1} << (i % 64);
   if (verify_ && group_->size() > 1)
-    for (const Bucket& b : buckets_) mine.push_back(digest_of(b.grads));
+    for (const State& s : states_) mine.push_back(s.digest);
   if (!mine.empty() && group_->size() > 1) {
     const std::vector<int64_t> sent(mine.begin(), mine.end());
     const std::vector<int64_t> got = gather_all(*group_, sent, arenas_[0]->device());

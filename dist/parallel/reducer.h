@@ -111,6 +111,7 @@ class Reducer {
   void make_buckets();
   void compare_plans();
   void reset();
+  bool finish_alone();
   void ready(size_t entry);
   void launch_ready();
   void launch(size_t bucket);
@@ -145,6 +146,7 @@ class Reducer {
   double total_ = 0;                     // what the sum over ranks is divided by
   int active_ = 1, source_ = 0;          // ranks with a batch, and the lowest of them
   bool verify_ = false;
+  bool alone_ = false;  // finish_alone() may do
 };
 
 }  // namespace pinion::dist

@@ -19,6 +19,7 @@ struct Reducer::State {
   size_t first_entry, end_entry;
   int pending = 0;  // entries that are not ready
   bool launched = false;
+  uint64_t digest = 0;  // of the reduced gradients, where ranks compare them
 };
 
 }  // namespace pinion::dist

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gradients between backward() and the step: a segment's are reduced to the ranks' pieces as soon
 // as all of them are there, in the order that all ranks share; finish_gradients() does the rest.
+#include <algorithm>
+
 #include "pinion/dist/zero/impl.h"
 #include "pinion/dist/zero/norm.h"
 #include "pinion/kernels/kernels.h"
@@ -18,7 +20,7 @@ void zero(Tensor t) {
 }  // namespace
 
 // Ranks that go on would wait for this one.
-void Zero::Impl::give_up(const std::string& text) {
+void Zero::Impl::give_up(const std::string& text) const {
   group_.abort(text);
   fail(ErrorKind::internal, {text});
 }
@@ -31,8 +33,7 @@ void Zero::Impl::arrive(size_t index) {
                  " came after its sum over the ranks had begun; between two backward() call ",
                  stage() == 1 ? "set_sync(false) before the first" : "synchronize()",
                  ", and zero_grad() after each step"}));
-  finished_ = false;
-  touched_ = true;
+  if (sums_ == Sums::complete) sums_ = Sums::open;
   if (!sync() && stage() == 1) return;
   if (stage() > 1) collect(item, s);
   if (!item.arrived) item.arrived = true, ++s.ready;
@@ -107,11 +108,27 @@ void Zero::Impl::synchronize() {
 void Zero::Impl::keep_sums() {
   PINION_CHECK(stage() > 1, "ZeRO: expected stage 2 or 3 to keep sums of gradients, got ", stage());
   for (Segment& s : segments_) s.summed = s.size > 0;
-  finished_ = true;
+  sums_ = Sums::open;
 }
 
 void Zero::Impl::finish_gradients() {
-  if (!finished_) reduce_all();
+  if (sums_ == Sums::complete) return;
+  check_reached();
+  reduce_all();
+}
+
+// At stage 3 the ranks gather units as backward() passes them: one whose loss has nothing to do
+// with what it computed would leave the others waiting. (After another model's backward(), which
+// synchronize() may follow, it is in order.)
+void Zero::Impl::check_reached() const {
+  const bool called =
+      std::any_of(units_.begin(), units_.end(), [](const Unit& unit) { return unit.pending > 0; });
+  const bool reached =
+      std::any_of(items_.begin(), items_.end(), [](const Item& item) { return item.arrived; });
+  if (called && !reached)
+    give_up(cat({"ZeRO: rank ", group_.rank(), " called units, but backward() reached none of",
+                 " them; stage 3 expects the loss of every rank to depend on them (times 0 will",
+                 " do), or NoGrad around calls that are not trained on"}));
 }
 
 void Zero::Impl::reduce_all() {
@@ -131,8 +148,7 @@ void Zero::Impl::reduce_all() {
   next_ = 0;
   last_unit_ = -1;
   for (Unit& unit : units_) unit.began = -1, unit.pending = 0;
-  touched_ = false;
-  finished_ = true;
+  sums_ = Sums::complete;
 }
 
 // A parameter is updated, and its step counted, everywhere if any rank has a gradient of it.
@@ -165,14 +181,16 @@ void Zero::Impl::after_step() {
       works.push_back(group_.all_gather(s.params, piece_of(s).params));
   for (Work& work : works) work.wait();
   release_all();  // they are out of date
+  sums_ = Sums::spent;
 }
 
 void Zero::Impl::zero_grad() {
-  if (touched_) reduce_all();  // ranks may have started unequally many
+  // Ranks may have started unequally many reductions.
+  if (sums_ == Sums::open && (stage() > 1 || sync())) reduce_all();
   for (Segment& s : segments_) s.launched = s.summed = false;
   for (Item& item : items_) item.arena->set_reached(item.index, false);
   next_ = 0;
-  finished_ = false;
+  sums_ = Sums::open;
 }
 
 }  // namespace pinion::dist

@@ -21,7 +21,7 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
   void take_over(nn::Module& model);
   int stage() const { return options_.stage; }
 
-  // zero_gradients.cpp
+  // gradients.cpp
   void set_sync(bool on) { sync_ = on; }
   bool sync() const { return sync_; }
   void synchronize();
@@ -31,12 +31,12 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
   void after_step() override;
   void zero_grad() override;
 
-  // zero_units.cpp
+  // units.cpp
   Tensor run(nn::Module& unit, const std::function<Tensor()>& f);
   void begin_whole();
   void end_whole();
 
-  // zero_state.cpp
+  // state.cpp
   std::vector<optim::StateSlice> parameter_slices();
   void load_parameter_slices(const optim::ReadSlice& read);
   std::vector<nn::NamedTensor> state();
@@ -88,17 +88,18 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
   Tensor mine(const Segment& s, const Tensor& block) const;  // this rank's piece of [size]
   Tensor place(const Item& item, const Tensor& block) const;
 
-  // zero_gradients.cpp
-  [[noreturn]] void give_up(const std::string& text);
+  // gradients.cpp
+  [[noreturn]] void give_up(const std::string& text) const;
   void arrive(size_t item);
   void collect(Item& item, Segment& s);
   void advance(bool all);
   void launch(Segment& s);
   void settle(Segment& s);
+  void check_reached() const;
   void reduce_all();
   void share_reached();
 
-  // zero_units.cpp
+  // units.cpp
   void start_gather(Unit& unit);
   void gather(int unit);
   void prefetch(int unit);
@@ -117,10 +118,12 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
   size_t next_ = 0;            // in order_
   Segment* in_flight_ = nullptr;
   bool sync_ = true;
-  bool touched_ = false;   // a gradient arrived since the last reduction of all
-  bool finished_ = false;  // the pieces hold the gradients of this step
-  int64_t clock_ = 0;      // counts the beginnings and ends of calls of run()
-  int last_unit_ = -1;     // of this forward pass
+  // What the pieces hold of the gradients of this step: perhaps not all, all, or what the step has
+  // used. It follows from calls that all ranks make alike, not from what this rank's graph has met:
+  // ranks that reduced for their own reasons would wait for others in vain.
+  enum class Sums : uint8_t { open, complete, spent } sums_ = Sums::open;
+  int64_t clock_ = 0;   // counts the beginnings and ends of calls of run()
+  int last_unit_ = -1;  // of this forward pass
   bool whole_ = false;
 };
 

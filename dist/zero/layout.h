@@ -9,7 +9,7 @@
 
 namespace pinion::dist {
 
-// Pieces are multiples of this many elements, the grain of the norm of gradients (zero_norm.h).
+// Pieces are multiples of this many elements, the grain of the norm of gradients (norm.h).
 inline constexpr int64_t kNormCell = 64;
 
 struct ZeroLayout {

@@ -64,9 +64,10 @@ struct Attention {
   __device__ __forceinline__ int64_t element(int64_t bh, int64_t i, int64_t j) const {
     return (bh * queries + i) * keys + j;
   }
-  // What dropout multiplies an element by, given the word drawn for it.
+  // Whether dropout keeps an element, and what it multiplies it by, given the word drawn for it.
+  __device__ __forceinline__ uint32_t keeps(uint32_t word) const { return word < threshold; }
   __device__ __forceinline__ A factor(uint32_t word) const {
-    return word < threshold ? keep_scale : A(0);
+    return keeps(word) ? keep_scale : A(0);
   }
 
  private:

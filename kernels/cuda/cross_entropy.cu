@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Cross-entropy over class ids, the loss and its gradient together: the sum of weights first, then
 // a block or a warp for each row, then the mean of the rows' losses in their order.
-#include "pinion/kernels/cuda/launch.h"
+#include "pinion/kernels/cuda/rows.cuh"
 #include "pinion/kernels/cuda/workspace.h"
-#include "pinion/kernels/formulas.h"
 #include "pinion/kernels/kernels.h"
 
 namespace pinion::kernels::cuda {
 namespace {
 
-constexpr int64_t kShortRow = 1024;  // elements that one warp takes alone
 constexpr int kSumThreads = 1024;
 
 struct Rows {
@@ -40,7 +38,7 @@ __global__ void __launch_bounds__(kSumThreads) sum_of_weights(int64_t n, Rows ro
   if (threadIdx.x == 0) *total = static_cast<A>(sum);
 }
 
-template <class T, int kThreads>
+template <class T, int N, int kThreads>
 __global__ void __launch_bounds__(kThreads)
     loss_rows(const T* x, Rows rows, Accumulator<T> smoothing, const Accumulator<T>* total,
               double* losses, T* dx) {
@@ -50,33 +48,40 @@ __global__ void __launch_bounds__(kThreads)
   if (dx) dx += r * classes;
   const double w = rows.weight_of(r);
   if (w == 0) {  // the same for all threads of the block
-    for (int64_t c = threadIdx.x; dx && c < classes; c += kThreads) dx[c] = T(A(0));
+    if (dx)
+      over_row<N, kThreads>(
+          classes, [](T& d) { d = T(A(0)); }, Write<T>{dx});
     if (threadIdx.x == 0) losses[r] = 0;
     return;
   }
   // One pass: the sum of exponentials follows the largest element seen so far.
   A top = static_cast<A>(-INFINITY), sum = 0, plain = 0;
-  for (int64_t c = threadIdx.x; c < classes; c += kThreads) {
-    const A v = x[c], higher = greater_or_nan(v, top);
-    if (higher != top) sum *= math::exp_nonpositive(top - higher), top = higher;
-    sum += v == top ? A(1) : math::exp_nonpositive(v - top);  // both may be -infinity
-    plain += v;
-  }
+  over_row<N, kThreads>(
+      classes,
+      [&](const T& logit) {
+        const A v = logit, higher = greater_or_nan(v, top);
+        if (higher != top) sum *= math::exp_nonpositive(top - higher), top = higher;
+        sum += v == top ? A(1) : math::exp_nonpositive(v - top);  // both may be -infinity
+        plain += v;
+      },
+      Read<T>{x});
   const A peak = block_max<kThreads>(top);
   sum = block_sum<kThreads>(top == peak ? sum : sum * math::exp_nonpositive(top - peak));
   const A mean = smoothing != 0 ? block_sum<kThreads>(plain) / static_cast<A>(classes) : A(0);
   const int64_t target = rows.target[r];
+  const A hit = x[target];
   if (threadIdx.x == 0) {
-    const A lse = peak + math::log(sum), hit = x[target];
+    const A lse = peak + math::log(sum);
     losses[r] = w * static_cast<double>((1 - smoothing) * (lse - hit) + smoothing * (lse - mean));
   }
   if (!dx) return;  // no barrier follows
   const A share = static_cast<A>(w / static_cast<double>(*total)), scale = share / sum;
   const A base = share * smoothing / static_cast<A>(classes), at_target = share * (1 - smoothing);
-  for (int64_t c = threadIdx.x; c < classes; c += kThreads) {
-    const A p = math::exp_nonpositive(static_cast<A>(x[c]) - peak) * scale - base;
-    dx[c] = T(c == target ? p - at_target : p);
-  }
+  const auto gradient = [=](A logit) { return math::exp_nonpositive(logit - peak) * scale - base; };
+  over_row<N, kThreads>(
+      classes, [&](const T& logit, T& d) { d = T(gradient(logit)); }, Read<T>{x}, Write<T>{dx});
+  // Once more where the target is, by the thread that has just written there.
+  if (target / N % kThreads == threadIdx.x) dx[target] = T(gradient(hit) - at_target);
 }
 
 template <class A>
@@ -99,11 +104,13 @@ void cross_entropy(const CudaContext& ctx, ConstView x, ConstView target, ConstV
   for_float(x.dtype, "cross_entropy", [&]<class T>() {
     using A = Accumulator<T>;
     launch(sum_of_weights<A>, {1, kSumThreads}, ctx, n, rows, total.as<A>());
-    const auto run = [&](auto kernel, unsigned threads) {
-      launch(kernel, {one_block_each(n), threads}, ctx, x.as<T>(), rows, static_cast<A>(smoothing),
-             total.as<A>(), losses.as<double>(), dx ? dx.as<T>() : nullptr);
+    T* const gradient = dx ? dx.as<T>() : nullptr;
+    const auto run = [&]<int N>() {
+      launch_rows<N>(ctx, n, classes, loss_rows<T, N, kWarp>, loss_rows<T, N, kRowThreads>,
+                     x.as<T>(), rows, static_cast<A>(smoothing), total.as<A>(), losses.as<double>(),
+                     gradient);
     };
-    if (n > 0) classes <= kShortRow ? run(loss_rows<T, kWarp>, kWarp) : run(loss_rows<T, 256>, 256);
+    if (n > 0) for_row_packs<T>(classes, run, x.as<T>(), gradient);
     launch(mean_of_losses<A>, {1, kSumThreads}, ctx, losses.as<double>(), n, total.as<A>(),
            loss.as<A>());
   });

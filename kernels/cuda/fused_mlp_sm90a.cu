@@ -48,8 +48,10 @@ struct WarpGroups {
   template <class F>
   __device__ __forceinline__ static void for_products(int rows, int columns, F f) {
     const int across = columns / kSide;
-    for (int p = static_cast<int>(threadIdx.x) / kWarpGroup; p < rows / kSide * across;
-         p += kThreads / kWarpGroup)
+    // By a shuffle, so that the compiler knows that a warp goes through the loop together: in code
+    // where lanes may part it serialises the products.
+    const int group = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / kWarpGroup, 0);
+    for (int p = group; p < rows / kSide * across; p += kThreads / kWarpGroup)
       f(p / across * kSide, p % across * kSide);
   }
   template <bool kTransposedA, bool kTransposedB>
@@ -57,13 +59,18 @@ struct WarpGroups {
                                                     const WarpGroups& of_a, const T* b,
                                                     const WarpGroups& of_b, int i, int j, int,
                                                     int depth) {
-    begin_products(product.sums);
-    for (int k = 0; k < depth; k += 16)
-      multiply_tiles<T, kSide, kTransposedA, !kTransposedB>(product.sums,
-                                                            of_a.describe<kTransposedA>(a, i, k),
-                                                            of_b.describe<!kTransposedB>(b, j, k));
-    commit_products();
-    wait_products<0>(product.sums);
+    // A group is unrolled and waited for: between the first product and the wait, the compiler must
+    // find no turn of a loop that could move the sums to other registers.
+    for (int step = 0; step < depth; step += kSide) {
+      begin_products(product.sums);
+#pragma unroll
+      for (int k = step; k < step + kSide; k += 16)
+        multiply_tiles<T, kSide, kTransposedA, !kTransposedB>(
+            product.sums, of_a.describe<kTransposedA>(a, i, k),
+            of_b.describe<!kTransposedB>(b, j, k));
+      commit_products();
+      wait_products<0>(product.sums);
+    }
   }
 
   struct Place {

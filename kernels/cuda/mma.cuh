@@ -40,6 +40,25 @@ __device__ __forceinline__ void load_matrices(uint32_t (&v)[4], const void* row 
 #endif
 }
 
+// Two floats rounded to 16-bit elements of one register, the first one lower.
+template <class T>
+__device__ __forceinline__ uint32_t packed(float first, float second) {
+#ifdef __CUDACC__
+  uint32_t pair;
+  if constexpr (std::is_same_v<T, BFloat16>)
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  else
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+#else
+  return T(first).bits | static_cast<uint32_t>(T(second).bits) << 16;
+#endif
+}
+template <class T>
+__device__ __forceinline__ void store_pair(T* to, uint32_t pair PINION_CALLER) {
+  store_pack<2>(to, bit_cast<Pack<T, 2>>(pair) PINION_OF_CALLER);
+}
+
 // c += a b, with products and sums in float.
 template <class T>
 __device__ __forceinline__ void multiply_add(FragmentC& c, const FragmentA& a,

@@ -1,92 +1,97 @@
 // SPDX-License-Identifier: Apache-2.0
 // Softmax and log-softmax over the last dimension: a block for each row, a warp where rows are
 // short. Each thread reads and writes elements of its own, so that y may be x.
-#include "pinion/kernels/cuda/launch.h"
-#include "pinion/kernels/formulas.h"
+#include "pinion/kernels/cuda/rows.cuh"
 #include "pinion/kernels/kernels.h"
 
 namespace pinion::kernels::cuda {
 namespace {
 
-constexpr int64_t kShortRow = 256;  // elements that one warp takes alone
-
-template <class T, bool kLog, int kThreads>
-__global__ void __launch_bounds__(kThreads) softmax_rows(const T* x, int64_t n, T* y) {
+template <class T, int N, int kThreads>
+__global__ void __launch_bounds__(kThreads) softmax_rows(const T* x, int64_t n, T* y, bool log) {
   using A = Accumulator<T>;
   x += int64_t{blockIdx.x} * n;
   y += int64_t{blockIdx.x} * n;
   A top = static_cast<A>(-INFINITY);
-  for (int64_t i = threadIdx.x; i < n; i += kThreads)
-    top = greater_or_nan(top, static_cast<A>(x[i]));
+  over_row<N, kThreads>(
+      n, [&](const T& v) { top = greater_or_nan(top, static_cast<A>(v)); }, Read<T>{x});
   top = block_max<kThreads>(top);
   A sum = 0;
-  for (int64_t i = threadIdx.x; i < n; i += kThreads)
-    sum += math::exp_nonpositive(static_cast<A>(x[i]) - top);
+  over_row<N, kThreads>(
+      n, [&](const T& v) { sum += math::exp_nonpositive(static_cast<A>(v) - top); }, Read<T>{x});
   sum = block_sum<kThreads>(sum);
-  const A last = kLog ? math::log(sum) : A(1) / sum;
-  for (int64_t i = threadIdx.x; i < n; i += kThreads) {
-    const A below = static_cast<A>(x[i]) - top;
-    y[i] = T(kLog ? below - last : math::exp_nonpositive(below) * last);
-  }
+  const A last = log ? math::log(sum) : A(1) / sum;
+  over_row<N, kThreads>(
+      n,
+      [&](const T& v, T& result) {
+        const A below = static_cast<A>(v) - top;
+        result = T(log ? below - last : math::exp_nonpositive(below) * last);
+      },
+      Read<T>{x}, Write<T>{y});
 }
 
-template <class T, bool kLog, int kThreads>
+template <class T, int N, int kThreads>
 __global__ void __launch_bounds__(kThreads)
-    softmax_gradient_rows(const T* y, const T* dy, int64_t n, T* dx) {
+    softmax_gradient_rows(const T* y, const T* dy, int64_t n, T* dx, bool log) {
   using A = Accumulator<T>;
   const int64_t row = int64_t{blockIdx.x} * n;
+  const Read<T> of_y{y + row}, of_dy{dy + row};
   A sum = 0;
-  for (int64_t i = row + threadIdx.x; i < row + n; i += kThreads)
-    sum += kLog ? static_cast<A>(dy[i]) : static_cast<A>(y[i]) * static_cast<A>(dy[i]);
+  over_row<N, kThreads>(
+      n,
+      [&](const T& p, const T& g) {
+        sum += log ? static_cast<A>(g) : static_cast<A>(p) * static_cast<A>(g);
+      },
+      of_y, of_dy);
   sum = block_sum<kThreads>(sum);
-  for (int64_t i = row + threadIdx.x; i < row + n; i += kThreads) {
-    const A p = static_cast<A>(y[i]), g = static_cast<A>(dy[i]);
-    dx[i] = T(kLog ? g - math::exp_nonpositive(p) * sum : p * (g - sum));
-  }
+  over_row<N, kThreads>(
+      n,
+      [&](const T& y_at, const T& dy_at, T& result) {
+        const A p = static_cast<A>(y_at), g = static_cast<A>(dy_at);
+        result = T(log ? g - math::exp_nonpositive(p) * sum : p * (g - sum));
+      },
+      of_y, of_dy, Write<T>{dx + row});
 }
 
-template <bool kLog>
-void forward(const CudaContext& ctx, const char* who, const ConstView& x, const View& y) {
+void forward(const CudaContext& ctx, const char* who, const ConstView& x, const View& y, bool log) {
   const int64_t n = x.cols();
   if (x.numel() == 0) return;
-  const unsigned rows = one_block_each(x.rows());
   for_float(x.dtype, who, [&]<class T>() {
-    if (n <= kShortRow)
-      launch(softmax_rows<T, kLog, kWarp>, {rows, kWarp}, ctx, x.as<T>(), n, y.as<T>());
-    else
-      launch(softmax_rows<T, kLog, 256>, {rows, 256}, ctx, x.as<T>(), n, y.as<T>());
+    const auto run = [&]<int N>() {
+      launch_rows<N>(ctx, x.rows(), n, softmax_rows<T, N, kWarp>, softmax_rows<T, N, kRowThreads>,
+                     x.as<T>(), n, y.as<T>(), log);
+    };
+    for_row_packs<T>(n, run, x.as<T>(), y.as<T>());
   });
 }
 
-template <bool kLog>
 void backward(const CudaContext& ctx, const char* who, const ConstView& y, const ConstView& dy,
-              const View& dx) {
+              const View& dx, bool log) {
   const int64_t n = y.cols();
   if (y.numel() == 0) return;
-  const unsigned rows = one_block_each(y.rows());
   for_float(y.dtype, who, [&]<class T>() {
-    if (n <= kShortRow)
-      launch(softmax_gradient_rows<T, kLog, kWarp>, {rows, kWarp}, ctx, y.as<T>(), dy.as<T>(), n,
-             dx.as<T>());
-    else
-      launch(softmax_gradient_rows<T, kLog, 256>, {rows, 256}, ctx, y.as<T>(), dy.as<T>(), n,
-             dx.as<T>());
+    const auto run = [&]<int N>() {
+      launch_rows<N>(ctx, y.rows(), n, softmax_gradient_rows<T, N, kWarp>,
+                     softmax_gradient_rows<T, N, kRowThreads>, y.as<T>(), dy.as<T>(), n, dx.as<T>(),
+                     log);
+    };
+    for_row_packs<T>(n, run, y.as<T>(), dy.as<T>(), dx.as<T>());
   });
 }
 
 }  // namespace
 
 void softmax_forward(const CudaContext& ctx, ConstView x, View y) {
-  forward<false>(ctx, "softmax_forward", x, y);
+  forward(ctx, "softmax_forward", x, y, false);
 }
 void softmax_backward(const CudaContext& ctx, ConstView y, ConstView dy, View dx) {
-  backward<false>(ctx, "softmax_backward", y, dy, dx);
+  backward(ctx, "softmax_backward", y, dy, dx, false);
 }
 void log_softmax_forward(const CudaContext& ctx, ConstView x, View y) {
-  forward<true>(ctx, "log_softmax_forward", x, y);
+  forward(ctx, "log_softmax_forward", x, y, true);
 }
 void log_softmax_backward(const CudaContext& ctx, ConstView y, ConstView dy, View dx) {
-  backward<true>(ctx, "log_softmax_backward", y, dy, dx);
+  backward(ctx, "log_softmax_backward", y, dy, dx, true);
 }
 
 }  // namespace pinion::kernels::cuda

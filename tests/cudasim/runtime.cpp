@@ -2,9 +2,11 @@
 // The CUDA runtime functions of include/cuda_runtime_api.h. Streams are queues of work that is done
 // late, in a random legal order, so that a missing wait shows as data that is not there.
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -16,6 +18,7 @@
 // Generations: how often it was recorded, and which record was reached.
 struct CUevent_st {
   uint64_t recorded = 0, reached = 0;
+  int device = 0;
 };
 
 struct CUstream_st {
@@ -25,6 +28,7 @@ struct CUstream_st {
     uint64_t generation = 0;
   };
   std::deque<Work> queue;
+  int device = 0;
   CUgraph_st* capture = nullptr;  // takes the work instead of the queue
   bool capture_is_valid = false;
 
@@ -47,12 +51,29 @@ namespace {
 
 constexpr int kVersion = 12000;  // 12.0, as CUDA counts
 
+// CUDASIM_DEVICES: how many there are, 1 unless said otherwise. Their memory is the same machine's,
+// but streams, events and the ends of copies must be those of the device that the caller says.
+int device_count() {
+  static const int count = [] {
+    const char* text = std::getenv("CUDASIM_DEVICES");
+    return text ? std::max(std::atoi(text), 1) : 1;
+  }();
+  return count;
+}
+thread_local int current_device = 0;
+struct Allocation {
+  int device;
+  size_t bytes;
+};
+
 struct Runtime {
   std::recursive_mutex mutex;
   CUstream_st default_stream;
   std::vector<CUstream_st*> streams{&default_stream};
   uint64_t random_state = 0;
-  std::string error;  // of work that was done late; told once
+  std::string error;                // of work that was done late; told once
+  std::vector<CUevent_st*> doomed;  // destroyed, but there may be work that names them
+  std::map<const char*, Allocation> allocations;  // by cudaMalloc: on which device
 
   uint64_t random() {
     if (!random_state) random_state = options().seed * 0x9e3779b97f4a7c15u | 1;
@@ -62,6 +83,15 @@ struct Runtime {
     return random_state;
   }
   CUstream_st& of(cudaStream_t stream) { return stream ? *stream : default_stream; }
+  bool is_on(cudaStream_t stream, int device) const { return !stream || stream->device == device; }
+  // Memory that other means than cudaMalloc gave is on every device.
+  bool is_memory_of(int device, const void* p) const {
+    const auto* at = static_cast<const char*>(p);
+    const auto after = allocations.upper_bound(at);
+    if (after == allocations.begin()) return true;
+    const auto& [begin, allocation] = *std::prev(after);
+    return at >= begin + allocation.bytes || allocation.device == device;
+  }
 
   // Does one piece of work that may be done now; false when there is none.
   bool step() {
@@ -98,6 +128,7 @@ struct Runtime {
   cudaError_t status() const { return error.empty() ? cudaSuccess : cudaErrorLaunchFailure; }
   cudaError_t finish_all() {
     for (CUstream_st* s : streams) finish(*s);
+    for (const CUevent_st* event : std::exchange(doomed, {})) delete event;
     return status();
   }
 };
@@ -119,6 +150,7 @@ cudaError_t enqueue_launch(const cudaLaunchConfig_t& config, std::unique_ptr<Cal
   const bool cooperative = config.numAttrs > 0 && config.attrs->val.cooperative != 0;
   const LaunchShape shape{config.gridDim, config.blockDim, config.dynamicSmemBytes, cooperative};
   const std::lock_guard lock(runtime().mutex);
+  if (!runtime().is_on(config.stream, current_device)) return cudaErrorInvalidDevice;
   try {
     check_shape(shape);
   } catch (const Error& e) {
@@ -140,12 +172,16 @@ void enqueue_work(cudaStream_t stream, std::function<void()> work) {
 using cudasim::runtime;
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = cudasim::device_count();
   return cudaSuccess;
 }
-cudaError_t cudaSetDevice(int device) { return device ? cudaErrorInvalidDevice : cudaSuccess; }
+cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device >= cudasim::device_count()) return cudaErrorInvalidDevice;
+  cudasim::current_device = device;
+  return cudaSuccess;
+}
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
-  if (device) return cudaErrorInvalidDevice;
+  if (device < 0 || device >= cudasim::device_count()) return cudaErrorInvalidDevice;
   *value = attribute == cudaDevAttrComputeCapabilityMajor ? 9 : 0;  // an sm_90
   return cudaSuccess;
 }
@@ -208,6 +244,7 @@ cudaError_t cudaMalloc(void** data, size_t bytes) {
   const std::lock_guard lock(runtime().mutex);
   if (ends_recordings()) return cudaErrorStreamCaptureUnsupported;
   *data = cudasim::allocate_device(bytes);
+  runtime().allocations[static_cast<const char*>(*data)] = {cudasim::current_device, bytes};
   return cudaSuccess;
 }
 cudaError_t cudaMallocHost(void** data, size_t bytes) { return cudaMalloc(data, bytes); }
@@ -216,6 +253,7 @@ cudaError_t cudaFree(void* data) {
   if (ends_recordings()) return cudaErrorStreamCaptureUnsupported;
   const cudaError_t status = runtime().finish_all();
   try {
+    runtime().allocations.erase(static_cast<const char*>(data));
     cudasim::free_device(data);
   } catch (const cudasim::Error& e) {
     runtime().error = e.what();
@@ -235,8 +273,11 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   runtime().put(stream, {[=] { std::memcpy(to, from, bytes); }});
   return cudaSuccess;
 }
-cudaError_t cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t bytes,
-                                cudaStream_t stream) {
+cudaError_t cudaMemcpyPeerAsync(void* to, int to_device, const void* from, int from_device,
+                                size_t bytes, cudaStream_t stream) {
+  const std::lock_guard lock(runtime().mutex);
+  if (!runtime().is_memory_of(to_device, to) || !runtime().is_memory_of(from_device, from))
+    return cudaErrorInvalidDevice;
   return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream);
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
@@ -252,6 +293,7 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   const std::lock_guard lock(runtime().mutex);
   *stream = new CUstream_st;
+  (*stream)->device = cudasim::current_device;
   runtime().streams.push_back(*stream);
   return cudaSuccess;
 }
@@ -278,16 +320,18 @@ cudaError_t cudaDeviceSynchronize() {
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = new CUevent_st;
+  (*event)->device = cudasim::current_device;
   return cudaSuccess;
 }
+// Waits for nothing: the work that names it goes on.
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   const std::lock_guard lock(runtime().mutex);
-  const cudaError_t status = runtime().finish_all();
-  delete event;
-  return status;
+  runtime().doomed.push_back(event);
+  return runtime().status();
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const std::lock_guard lock(runtime().mutex);
+  if (!runtime().is_on(stream, event->device)) return cudaErrorInvalidDevice;
   const uint64_t generation = ++event->recorded;
   runtime().put(stream, {[=] { event->reached = std::max(event->reached, generation); }});
   return cudaSuccess;

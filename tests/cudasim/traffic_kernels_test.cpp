@@ -73,14 +73,27 @@ TEST(Traffic, ElementwiseKernelsAndOptimizers) {
     }
 }
 
-TEST(Traffic, SoftmaxAndLayerNorm) {
+// The bytes of the widest access to device memory of a file.
+size_t widest_access(const std::vector<LineTraffic>& lines, const char* file) {
+  size_t widest = 0;
+  for (const LineTraffic& t : lines)
+    if (!t.shared && t.line.find(file) != std::string::npos) widest = std::max(widest, t.bytes);
+  return widest;
+}
+
+// A warp, a block, and a block whose last turn is not full for each row, in packs of 16 bytes; rows
+// of an odd length element by element. In both, every request takes the sectors it must.
+TEST(Traffic, RowKernels) {
   for (const DType t : kTypes)
-    for (const int64_t n : {128, 512}) {  // a warp, and a block for each row
+    for (const int64_t n : {128, 512, 2048, 2576, 301}) {
+      SCOPED_TRACE(n);
       constexpr int64_t kRows = 6;
       Pair x(t, {kRows, n}), y(t, {kRows, n}), dx(t, {kRows, n}), w(t, {n}), b(t, {n});
       Pair dw(t, {n}), db(t, {n}), mean(DType::f32, {kRows}), rstd(DType::f32, {kRows});
+      Pair sum(t, {kRows, n}), branch(t, {kRows, n}), loss(DType::f32, {}), total(DType::f32, {});
+      const pinion::Tensor ids = pinion::Tensor::of<int64_t>({0, 1, 2, 3, 4, 5}, {6}).to(kCuda);
       const auto at = [](Pair& p) { return p.on_device(kCuda); };
-      expect_lean(traffic_of([&](auto& ctx) {
+      const std::vector<LineTraffic> lines = traffic_of([&](auto& ctx) {
         using namespace pinion::kernels;  // NOLINT
         softmax_forward(ctx, at(x), at(y));
         softmax_backward(ctx, at(y), at(x), at(dx));
@@ -89,7 +102,15 @@ TEST(Traffic, SoftmaxAndLayerNorm) {
         layer_norm_forward(ctx, args);
         args.dy = at(y), args.dx = at(dx), args.dgamma = at(dw), args.dbeta = at(db);
         layer_norm_backward(ctx, args);
-      }));
+        args.x = at(sum), args.residual.x = at(x), args.residual.branch = at(branch);
+        args.residual.sum = at(sum), args.residual.dropout = 0.1;
+        layer_norm_forward(ctx, args);
+        cross_entropy(ctx, at(x), ids, {}, -100, 0, at(loss), at(total), at(dx));
+      });
+      // Rows of an odd length begin anywhere in a sector, and with dropout a thread has four
+      // neighbours, which it takes one after the other.
+      expect_lean(lines, n % 8 == 0 ? 1 : 5);
+      EXPECT_EQ(widest_access(lines, "map.cuh"), n % 8 == 0 ? 16 : pinion::size_of(t));
     }
 }
 

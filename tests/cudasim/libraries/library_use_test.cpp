@@ -75,6 +75,14 @@ TEST_F(LibraryUse, AnAlgorithmIsPickedOncePerShape) {
   EXPECT_EQ(product_plans(), 3);
 }
 
+TEST_F(LibraryUse, Tf32IsOffUnlessAllowed) {
+  EXPECT_FALSE(tf32_of(nullptr).matmul || tf32_of("0").conv || tf32_of("").matmul);
+  EXPECT_TRUE(tf32_of("1").matmul && tf32_of("1").conv);
+  EXPECT_TRUE(tf32_of("matmul").matmul && !tf32_of("matmul").conv);
+  EXPECT_TRUE(!tf32_of("conv").matmul && tf32_of("matmul,conv").conv);
+  EXPECT_THROW(tf32_of("yes"), Error);
+}
+
 TEST_F(LibraryUse, WhatCublasltHasNoAlgorithmForIsOurs) {
   fake().refuse_products = true;
   const std::vector<float> own = product(70, 71, 72);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Writes error records.
-#include "pinion/apps/common/error_record.h"
+#include "pinion/accel/error_record.h"
 
 #include <unistd.h>
 
@@ -11,7 +11,7 @@
 #include "pinion/runtime/fs.h"
 #include "pinion/runtime/log.h"
 
-namespace pinion::apps {
+namespace pinion::accel {
 
 namespace {
 
@@ -65,4 +65,4 @@ void record_error(ErrorKind kind, std::string_view message) noexcept {
   }
 }
 
-}  // namespace pinion::apps
+}  // namespace pinion::accel

@@ -6,7 +6,7 @@
 
 #include "pinion/kernels/check.h"
 
-namespace pinion::apps {
+namespace pinion::accel {
 
 // "config", "out_of_memory", …: the name of the kind in kernels/check.h.
 const char* name_of(ErrorKind kind);
@@ -16,4 +16,4 @@ const char* name_of(ErrorKind kind);
 // there is no such variable, and nothing about a file that cannot be written.
 void record_error(ErrorKind kind, std::string_view message) noexcept;
 
-}  // namespace pinion::apps
+}  // namespace pinion::accel
