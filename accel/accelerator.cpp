@@ -62,9 +62,12 @@ void Accelerator::Joined::check_same(const AcceleratorOptions& options) const {
                  settings.zero_stage, ", got ", stage);
   PINION_REQUIRE(config, !options.deterministic || settings.deterministic,
                  "Accelerator: expected deterministic as of the one that is there already, off");
-  PINION_REQUIRE(config, !options.cpu || device == Device{},
-                 "Accelerator: expected the device of the one that is there already, ",
-                 device.name(), ", got cpu");
+  const std::string asked_device = options.cpu ? "cpu" : options.device;
+  PINION_REQUIRE(
+      config,
+      asked_device == "auto" || asked_device == settings.device || asked_device == device.name(),
+      "Accelerator: expected the device of the one that is there already, ", device.name(),
+      ", got ", asked_device);
 }
 
 std::shared_ptr<Accelerator::Joined> Accelerator::Joined::join(const AcceleratorOptions& options) {

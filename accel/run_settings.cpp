@@ -111,7 +111,7 @@ RunSettings resolve(const AcceleratorOptions& options, const Lookup& lookup) {
       env.text("PINION_DETERMINISTIC") ? env.flag("PINION_DETERMINISTIC") : options.deterministic;
   s.virtual_shards = env.number<int>("PINION_VIRTUAL_SHARDS", 1).value_or(options.virtual_shards);
   s.cpu = options.cpu || env.flag("ACCELERATE_USE_CPU");
-  s.device = env.text("ACCELERATE_TORCH_DEVICE").value_or("");
+  s.device = env.text("ACCELERATE_TORCH_DEVICE").value_or(options.device);
   s.timeout = options.timeout.value_or(s.timeout);
   if (const auto seconds = env.number<int>("PINION_TIMEOUT", 1))
     s.timeout = std::chrono::seconds(*seconds);
@@ -120,14 +120,15 @@ RunSettings resolve(const AcceleratorOptions& options, const Lookup& lookup) {
 
 Device device_for(const RunSettings& settings, const dist::World& world, int gpus) {
   if (settings.cpu) return {};
-  if (!settings.device.empty()) {
-    try {
-      return parse_device(settings.device);
-    } catch (const Error& e) {
-      fail(ErrorKind::config, {"ACCELERATE_TORCH_DEVICE: ", e.what()});
-    }
+  if (settings.device != "auto" && settings.device != "cuda") {
+    const Device device = parse_device(settings.device);
+    PINION_REQUIRE(config, device == Device{} || world.local_size == 1,
+                   "device: expected cuda or auto for the ", world.local_size,
+                   " ranks on this host, which gives each a GPU of its own, got ", settings.device);
+    return device;
   }
-  if (gpus == 0) return {};
+  if (gpus == 0 && settings.device == "auto") return {};
+  if (gpus == 0) return parse_device(settings.device);  // which says what is missing
   PINION_REQUIRE(config, world.local_rank < gpus, "Accelerator: expected a GPU for each of the ",
                  world.local_size, " ranks on this host, got ", gpus,
                  " (fewer ranks, or --cpu, would do)");

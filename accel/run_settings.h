@@ -32,6 +32,9 @@ struct AcceleratorOptions {
   std::optional<nn::Precision> mixed_precision{};        // no
   std::optional<int64_t> gradient_accumulation_steps{};  // 1
   bool cpu = false;                                      // even where there is a GPU
+  // "cpu", "cuda:1" for the only rank of a host, "cuda" (a GPU for each rank), or "auto": the same
+  // where there are GPUs, else the CPU.
+  std::string device = "auto";
   std::string project_dir{};  // of checkpoints and, unless logging_dir is set, of logs
   std::string logging_dir{};
   std::vector<TrackerKind> log_with{};
@@ -66,7 +69,7 @@ struct RunSettings {
   bool deterministic = false;
   int virtual_shards = 8;
   bool cpu = false;
-  std::string device;  // "": cuda where there is one
+  std::string device = "auto";
   std::chrono::milliseconds timeout = dist::kTimeout;
 };
 

@@ -110,9 +110,13 @@ TEST(RunSettings, GivesEachRankOfAHostItsGpu) {
   EXPECT_EQ(device_for({.device = "cpu"}, world, 2), Device{});
   EXPECT_THAT(error_of([&] { device_for({}, world, 1); }).what(),
               testing::HasSubstr("a GPU for each of the 2 ranks on this host, got 1"));
+  EXPECT_EQ(device_for({.device = "cuda"}, world, 2), (Device{Device::Kind::cuda, 1}));
   const Error e = error_of([&] { device_for({.device = "tpu"}, world, 0); });
-  EXPECT_EQ(e.kind(), ErrorKind::config);
-  EXPECT_THAT(e.what(), testing::HasSubstr("ACCELERATE_TORCH_DEVICE"));
+  EXPECT_EQ(e.kind(), ErrorKind::usage);
+  EXPECT_THAT(e.what(), testing::HasSubstr("expected cpu, cuda, cuda:N or auto, got \"tpu\""));
+  EXPECT_ANY_THROW(device_for({.device = "cuda"}, world, 0));
+  EXPECT_EQ(settings({.device = "cpu"}, {}).device, "cpu");
+  EXPECT_EQ(settings({.device = "cpu"}, {{"ACCELERATE_TORCH_DEVICE", "cuda:1"}}).device, "cuda:1");
 }
 
 }  // namespace

@@ -22,6 +22,7 @@ struct EvalOptions {
   Split split = Split::test;
   int64_t batch_size = 16, workers = 2;
   bool cpu = false;
+  std::string device = "auto";
   DecodingFlags decoding;
 };
 
@@ -37,7 +38,7 @@ std::string json_of(const Examiner::Result& result, const StudyBatches& studies)
 }
 
 int evaluate(const EvalOptions& o, const CLI::App& app) {
-  accel::Accelerator accelerator({.cpu = o.cpu, .even_batches = false});
+  accel::Accelerator accelerator({.cpu = o.cpu, .device = o.device, .even_batches = false});
   const TrainedModel trained = load_model(o.checkpoint);
   ModelSettings settings = trained.settings;
   settings.decoding = o.decoding.over(settings.decoding, app, *trained.tokenizer);
@@ -84,6 +85,7 @@ int run(int argc, char** argv) {
   o.decoding.add(app);
   app.add_option("--seed", o.decoding.options.seed, "of words drawn by chance");
   app.add_flag("--cpu", o.cpu, "no GPU, even where there is one");
+  app.add_option("--device", o.device, "cpu, cuda, cuda:1 or auto")->capture_default_str();
   if (!apps::parse_command_line(app, argc, argv)) return 0;
   for (const Split s : {Split::train, Split::val, Split::test})
     if (split == name_of(s)) o.split = s;

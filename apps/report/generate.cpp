@@ -22,6 +22,7 @@ struct GenerateOptions {
   std::string checkpoint, attention;
   std::vector<std::string> images;
   bool cpu = false;
+  std::string device = "auto";
   DecodingFlags decoding;
 };
 
@@ -42,7 +43,7 @@ int generate(const GenerateOptions& o, const CLI::App& app) {
                  views == 1 ? "" : "s, one of each view,", " got ", o.images.size());
   std::vector<Image> films;
   for (const std::string& path : o.images) films.push_back(load_image(path));
-  const Device device = parse_device(o.cpu ? "cpu" : "auto");
+  const Device device = parse_device(o.cpu ? "cpu" : o.device);
   trained.model->to(device);
   const Tensor features =
       trained.model->visual_extractor(tensor_of(films, settings.image_form()).to(device));
@@ -82,6 +83,7 @@ int run(int argc, char** argv) {
   o.decoding.add(app);
   app.add_option("--seed", o.decoding.options.seed, "of words drawn by chance");
   app.add_flag("--cpu", o.cpu, "no GPU, even where there is one");
+  app.add_option("--device", o.device, "cpu, cuda, cuda:1 or auto")->capture_default_str();
   if (!apps::parse_command_line(app, argc, argv)) return 0;
   return advising("a smaller --beam_size or --sample_n needs less",
                   [&] { return generate(o, app); });

@@ -124,6 +124,7 @@ void add_training_flags(CLI::App& app, Options& o, std::string& precision) {
   app.add_flag("--use_amp", o.use_amp, "16-bit arithmetic: fp16 on a GPU, bf16 on a CPU");
   app.add_option("--mixed_precision", precision)->check(CLI::IsMember({"no", "fp16", "bf16"}));
   app.add_flag("--cpu", o.cpu, "no GPU, even where there is one");
+  app.add_option("--device", o.device, "cpu, cuda, cuda:1 or auto")->capture_default_str();
   app.add_option("--num_processes", o.num_processes, "must be what pinion launch was told");
   for (const char* unused : {"--adam_betas", "--adam_eps"})
     app.add_option_function<std::string>(

@@ -46,6 +46,7 @@ struct Options {
   bool use_amp = false;
   std::optional<nn::Precision> mixed_precision;
   bool cpu = false;
+  std::string device = "auto";
   bool sync_bn = false;  // batch norm by the statistics of all ranks' films of a view
   std::optional<int64_t> num_processes;  // only to be compared with how many there are
 

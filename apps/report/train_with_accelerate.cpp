@@ -67,11 +67,12 @@ struct RunState final : accel::Checkpointable {
 
 accel::AcceleratorOptions accelerator_options(const Options& o) {
   std::optional<nn::Precision> precision = o.mixed_precision;
-  const bool gpu = !o.cpu && cuda_device_count() > 0;
+  const bool gpu = !o.cpu && o.device != "cpu" && cuda_device_count() > 0;
   if (o.use_amp && !precision) precision = gpu ? nn::Precision::fp16 : nn::Precision::bf16;
   return {.mixed_precision = precision,
           .gradient_accumulation_steps = o.gradient_accumulation_steps,
           .cpu = o.cpu,
+          .device = o.device,
           .project_dir = o.save_dir,
           .log_with = {accel::TrackerKind::jsonl},
           .even_batches = false};

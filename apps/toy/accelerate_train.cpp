@@ -47,6 +47,7 @@ accel::AcceleratorOptions accelerator_options(const Options& o) {
   return {.mixed_precision = o.asked_precision,
           .gradient_accumulation_steps = o.gradient_accumulation_steps,
           .cpu = o.cpu,
+          .device = o.asked_device,
           .project_dir = o.output_dir,
           .log_with = {accel::TrackerKind::jsonl},
           .even_batches = false};  // every sample once an epoch: the figures are exact

@@ -142,6 +142,7 @@ void add_simple_flags(CLI::App& app, Options& o, Raw& raw) {
 void add_accelerate_flags(CLI::App& app, Options& o) {
   const char* group = "Training";
   app.add_flag("--cpu", o.cpu, "Train on the CPU even where there is a GPU")->group(group);
+  app.add_option("--device", o.asked_device, "cpu, cuda, cuda:1 or auto")->group(group);
   app.add_option("--gradient_accumulation_steps", o.gradient_accumulation_steps,
                  "Batches of each rank that make an update")
       ->group(group);

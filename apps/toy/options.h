@@ -39,6 +39,7 @@ struct Options {
 
   // Of accelerate_train.
   bool cpu = false;
+  std::string asked_device = "auto";
   std::optional<int64_t> gradient_accumulation_steps;
   std::optional<nn::Precision> asked_precision;
   int64_t save_every = 0;  // epochs between checkpoints; 0: none
