@@ -77,7 +77,7 @@ std::shared_ptr<Accelerator::Joined> Accelerator::Joined::join(const Accelerator
     const std::lock_guard lock(mutex);
     std::erase_if(all, [](const auto& weak) { return weak.expired(); });
     for (const auto& weak : all)
-      if (const auto joined = weak.lock();
+      if (auto joined = weak.lock();
           joined && (options.group ? joined->group == options.group : joined->owned != nullptr)) {
         joined->check_same(options);
         return joined;
@@ -214,7 +214,7 @@ Tensor Accelerator::split_between_processes(const Tensor& x, bool apply_padding)
   PINION_CHECK(x.defined() && x.rank() >= 1,
                "split_between_processes: expected a tensor with a dimension to split");
   const auto [begin, end] = share(x.size(0));
-  const Tensor mine = x.rows(begin, end);
+  Tensor mine = x.rows(begin, end);
   const int64_t missing = largest_share(x.size(0)) - (end - begin);
   if (!apply_padding || missing == 0) return mine;
   const NoGrad no_grad;

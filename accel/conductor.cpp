@@ -87,12 +87,11 @@ void Conductor::add(BatchFeed& feed) {
       group_, device_,
       {at.samples, feed.plan().batch(), static_cast<int64_t>(at.seed), at.epoch, at.consumed});
   for (size_t r = 1; r < all.size(); ++r)
-    PINION_REQUIRE(desync, all[r] == all[0],
-                   "prepare: expected the same data set, batch size, seed and position on every"
-                   " rank, got ",
-                   all[0][0], " samples in batches of ", all[0][1], ", seed ", all[0][2],
-                   ", on rank 0 and ", all[r][0], " in ", all[r][1], ", seed ", all[r][2],
-                   ", on rank ", r);
+    PINION_REQUIRE(
+        desync, all[r] == all[0],
+        "prepare: expected the same data, batch size, seed and position on every rank, got ",
+        all[0][0], " samples in batches of ", all[0][1], ", seed ", all[0][2], ", on rank 0 and ",
+        all[r][0], " in ", all[r][1], ", seed ", all[r][2], ", on rank ", r);
   feeds_.push_back(&feed);
 }
 

@@ -179,7 +179,7 @@ void record_crashes() {
   const char* file = std::getenv("PINION_ERROR_FILE");
   const size_t length = file ? std::strlen(file) : 0;
   if (length == 0 || length >= sizeof path || process != 0) return;
-  std::memcpy(path, file, length);  // zeros follow
+  std::memcpy(path, file, length + 1);
   gethostname(host, sizeof host - 1);
   const char* said = std::getenv("PINION_RANK");
   rank = said ? std::atoi(said) : 0;

@@ -33,7 +33,7 @@ class AcceleratedModel {
   M* operator->() const { return module_; }
 
  private:
-  static Tensor in_f32(Tensor y) {
+  static Tensor in_f32(const Tensor& y) {
     const bool half = y.defined() && (y.dtype() == DType::f16 || y.dtype() == DType::bf16);
     return half ? nn::cast(y, DType::f32) : y;
   }

@@ -73,7 +73,7 @@ MergedWeights merge_weights(const std::string& directory, const std::string& to)
   if (exists(index)) {
     const Names files = read_index(index);
     for (const auto& [file, names] : files)
-      read_shard(directory + "/" + file, names, tensors, metadata);
+      read_shard(cat({directory, "/", file}), names, tensors, metadata);
     merged.files = static_cast<int64_t>(files.size());
   } else {
     PINION_REQUIRE(missing, exists(whole), directory, ": expected ", kIndex, " or ", kWhole,

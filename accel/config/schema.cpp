@@ -122,7 +122,7 @@ CheckedValue check_choice(const ConfigKey& key, std::string_view text) {
 
 // "all", or numbers or UUIDs of GPUs with commas, each once.
 CheckedValue check_gpu_ids(std::string_view text) {
-  const CheckedValue wrong{.expected = "all, or the numbers of GPUs with commas, each once"};
+  CheckedValue wrong{.expected = "all, or the numbers of GPUs with commas, each once"};
   if (lower(text) == "all") return {.value = "all"};
   std::set<std::string> seen;
   std::string joined;
