@@ -5,8 +5,8 @@
 
 #include <string>
 
-#include "op_inputs.h"
 #include "pinion/bench/workloads.h"
+#include "pinion/tests/nn/op_inputs.h"
 
 namespace {
 

@@ -6,8 +6,8 @@
 // once; in double, which exists to check the rest, they are the C library's. Coefficients are
 // minimax fits made for this file (Lawson's reweighted least squares on 2000 Chebyshev nodes
 // against 40-digit references, then rounded to float). The errors stated are the largest seen over
-// dense sweeps of the whole range, with and without fused multiply-add; tests/formulas_test.cpp
-// holds them.
+// dense sweeps of the whole range, with and without fused multiply-add;
+// tests/kernels/formulas_test.cpp holds them.
 #pragma once
 
 #include "pinion/kernels/lanes.h"

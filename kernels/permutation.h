@@ -59,7 +59,7 @@ class Permutation {
 
  private:
   // Below so many bits a round has few functions to choose from, and it takes more of them until
-  // all orders are equally likely: tests/permutation_test.cpp counts.
+  // all orders are equally likely: tests/kernels/permutation_test.cpp counts.
   static constexpr int kFewBits = 6;
 
   // Four rounds of Philox-2x32 (Salmon et al., SC 2011) on the counter (x, round).

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Writes tests/golden/ops.safetensors: for the rows of tests/op_cases.h their inputs, the result
+"""Writes tests/golden/ops.safetensors: for the rows of tests/nn/op_cases.h their inputs, the result
 that PyTorch computes from them, a gradient dy of that result, and the gradients of the inputs.
 
 Inputs are f32; PyTorch computes in f64, so that the stored values (rounded to f32) are the true
@@ -198,7 +198,7 @@ def image_rows():
 
 
 def rows():
-    """Row name: (function, inputs...). Shapes are those of tests/op_cases.h."""
+    """Row name: (function, inputs...). Shapes are those of tests/nn/op_cases.h."""
     s, cube, four = (3, 7), (3, 4, 5), (2, 3, 4, 5)
     few, more = (2, 3, 2, 5), (2, 7, 2, 5)
     return {

@@ -18,7 +18,7 @@ GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden"
 STEPS = 20
 SHAPES = {"a": (3, 5), "b": (7,)}
 
-# Keys are read by tests/optim_test.cpp: a case is known there by the same name and options.
+# Keys are read by tests/optim/optim_test.cpp: a case is known there by the same name and options.
 OPTIMIZERS = {
     "sgd": (torch.optim.SGD, dict(lr=0.05)),
     "sgd_decay": (torch.optim.SGD, dict(lr=0.05, weight_decay=0.1)),

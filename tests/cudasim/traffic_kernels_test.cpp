@@ -4,13 +4,13 @@
 // where kernels report their accesses.
 #include <cstdio>
 
-#include "../device_pair.h"
-#include "../fused_mlp_testing.h"
 #include "pinion/kernels/cuda/backend.h"
 #include "pinion/kernels/cuda/matmul.cuh"
 #include "pinion/nn/amp.h"
 #include "pinion/nn/fused_mlp.h"
 #include "pinion/runtime/autograd.h"
+#include "pinion/tests/nn/fused_mlp_testing.h"
+#include "pinion/tests/support/device_pair.h"
 
 namespace cudasim::testing {
 namespace {

@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "pinion/tests/store_testing.h"
+#include "pinion/tests/dist/store_testing.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace pinion::dist;

@@ -86,7 +86,7 @@ def manifest(build):
         },
         "toolchain": {"nvcc": ptxas.compiler(build, sources[0]), "c++": compiler},
         "build": {"ptxas": kernels},
-        "tests": sorted(p.name for p in (ROOT / "tests").glob("cuda_*_test.cpp")),
+        "tests": sorted(p.name for p in (ROOT / "tests" / "cuda").glob("cuda_*_test.cpp")),
     }
 
 

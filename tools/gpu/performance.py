@@ -123,7 +123,7 @@ def simulator_cases(evidence, source):
     names = entry_points(evidence, source)
     through = evidence.kernels["through"].get(source)  # what else tests call it by
     tests = 0
-    for path in sorted((evidence.root / "tests").glob("cuda_*_test.cpp")):
+    for path in sorted((evidence.root / "tests" / "cuda").glob("cuda_*_test.cpp")):
         for body in re.split(r"^(?=TEST)", path.read_text(), flags=re.M)[1:]:
             called = set(re.findall(r"kernels::(\w+)\(", body))
             tests += bool(called & names or (through and through in body))
@@ -135,7 +135,7 @@ def simulator_cases(evidence, source):
 
 def op_rows(evidence):
     """The function that each row of op_cases.h covers: a text there, or the name of one."""
-    files = sorted((evidence.root / "tests").glob("op_cases*.h"))
+    files = sorted((evidence.root / "tests" / "nn").glob("op_cases*.h"))
     text = "".join(p.read_text() for p in files)
     named = dict(re.findall(r'const char\* const (\w+) = "([^"(]+)\(', text))
     rows = re.findall(r'\{"\w+",\s*(?:"([^"(]+)\(|(\w+),)', text)
@@ -253,6 +253,6 @@ def kernel_section(evidence):
             f"{evidence.budgets['nvcc']} for {' and '.join(archs)}. Shared memory is what a kernel "
             "declares; what a launch adds is not in it. Bytes and flops are of the case that times "
             "it, of an element of its shape; the floor is that case's. \"simulator\" counts the "
-            "tests that call kernels of the file by name, and the rows of `tests/op_cases.h` "
+            "tests that call kernels of the file by name, and the rows of `tests/nn/op_cases.h` "
             "that go through them; all of these run on the simulated device in every build without "
             "CUDA."), "", row(*head), row(*["---"] * len(head)), *rows]  # fmt: skip
