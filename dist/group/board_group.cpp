@@ -151,6 +151,16 @@ void BoardGroup::finish() {
   while (!messages_.empty()) wait_for(*std::shared_ptr<Pending>(messages_.back()));
 }
 
+void BoardGroup::check_peers() {
+  progress();
+  if (board_.broken()) break_with(board_.error());
+  for (int r = 0; r < size_; ++r) {
+    if (r == rank_ || board_.rank(r).left.load() >= generation_) continue;
+    if (const std::string why = lost(r); !why.empty())
+      break_with(Error(ErrorKind::peer_lost, cat({backend(), " group: rank ", r, " ", why})));
+  }
+}
+
 void BoardGroup::wait_for(Pending& pending) {
   progress();
   if (pending.completed) return;

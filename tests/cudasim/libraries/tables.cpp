@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// In place of kernels/cuda/libraries.cpp: tables of the stand-ins, and NCCL itself, which has none.
+// In place of kernels/cuda/libraries.cpp: tables of the stand-ins of cuBLASLt and cuDNN, and what
+// stand-ins share.
 #include "fake_libraries.h"
 #include "pinion/kernels/cuda/cublaslt.h"
 #include "pinion/kernels/cuda/cudnn.h"
-#include "pinion/kernels/cuda/nccl.h"
 #include "pinion/kernels/dispatch.h"
 
 namespace cudasim {
@@ -52,11 +52,6 @@ const Cudnn& cudnn() {
     t.path = "the simulator's";
     return t;
   }();
-  return table;
-}
-
-const Nccl& nccl() {
-  static const Nccl table = Nccl::open(kNccl);
   return table;
 }
 
