@@ -83,8 +83,7 @@ TEST_P(NcclRanks, AKilledRankIsALostPeerAndTheDeviceIsFree) {
     synchronize(kDevice);
   });
   SKIP_WITHOUT_GPU(statuses);
-  for (size_t r = 0; r < statuses.size(); ++r)
-    if (r != 1) EXPECT_EQ(statuses[r], 0) << "rank " << r;
+  for (size_t r = 0; r < statuses.size(); ++r) EXPECT_EQ(statuses[r] == 0, r != 1) << "rank " << r;
 }
 
 TEST_P(NcclRanks, ARankThatGivesUpFreesTheOthers) {

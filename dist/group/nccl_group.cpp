@@ -16,7 +16,7 @@
 #include <thread>
 
 #include "pinion/dist/group/board_group.h"
-#include "pinion/dist/group/flight_record.h"
+#include "pinion/dist/group/compare_calls.h"
 #include "pinion/kernels/cuda/backend.h"
 #include "pinion/kernels/cuda/context.cuh"
 #include "pinion/kernels/cuda/nccl.h"
@@ -28,9 +28,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using kernels::cuda::check;
 
-// How long the watcher sleeps between two looks at the device, and between two at the other ranks;
-// and how long a caller sleeps while NCCL works behind its back.
-constexpr std::chrono::microseconds kLook{200}, kCount{5000}, kSettle{10};
+// How often the watcher looks at the device, and at the other ranks; and how often a caller asks
+// whether NCCL, which works behind its back, is through with its call.
+constexpr std::chrono::microseconds kLook{200}, kRollCall{5000}, kSettle{10};
 
 ncclDataType_t type_of(DType dtype) {
   constexpr ncclDataType_t kTypes[] = {ncclFloat32, ncclFloat64, ncclBfloat16, ncclFloat16,
@@ -67,9 +67,6 @@ struct Flight : Work::State {
   Flight& operator=(const Flight&) = delete;
 
   bool is_barrier() const { return call.operation == Operation::barrier; }
-  bool is_message() const {
-    return call.operation == Operation::send || call.operation == Operation::receive;
-  }
 
   bool done() override {
     const std::lock_guard lock(shared->mutex);
@@ -227,7 +224,8 @@ class NcclGroup final : public ProcessGroup {
     const auto count = static_cast<size_t>(c.count), part = count / static_cast<size_t>(size_);
     const ncclDataType_t type = type_of(c.dtype);
     const auto* in = static_cast<const char*>(c.input.view().data);
-    auto* out = static_cast<char*>(Tensor(c.output).mut().data);
+    auto* out = c.operation == Operation::send ? nullptr  // that tensor stays as it is
+                                               : static_cast<char*>(Tensor(c.output).mut().data);
     switch (c.operation) {
       case Operation::broadcast:
         return nccl_.Broadcast(in, out, count, type, c.peer, comm_, stream_);
@@ -278,51 +276,17 @@ class NcclGroup final : public ProcessGroup {
     }
   }
 
-  // The ranks tell each other what they called; the host group finds who does not come.
+  // Until all ranks have made the call; the host group finds who does not.
   void meet(const Flight& flight) {
     const CallHeader mine = header_of(flight.call);
-    const int peer = flight.call.peer;
-    std::vector<CallHeader> all;
     host_->set_timeout(flight.timeout);
     try {
-      all = flight.is_message() ? exchange(mine, peer) : gather(mine);
+      compare_calls(*host_, mine);
     } catch (const Error& e) {
+      if (e.kind() == ErrorKind::desync) throw;  // every rank says the same
       fail(e.kind(), {"nccl group: rank ", rank_, " in ", describe(mine), ", its call ",
                       mine.sequence, ": ", e.what()});
     }
-    if (flight.is_message()) {
-      const CallHeader& theirs = all[0];
-      const bool pair =
-          (mine.operation == Operation::send) != (theirs.operation == Operation::send);
-      if (!pair || mine.count != theirs.count || mine.dtype != theirs.dtype)
-        fail_desync(rank_, mine, peer, theirs);
-      return;
-    }
-    for (size_t r = 1; r < all.size(); ++r)
-      if (!all[r].matches(all[0])) fail_desync(0, all[0], static_cast<int>(r), all[r]);
-  }
-
-  static Tensor tensor_of(const CallHeader& header) {
-    Tensor t({sizeof header}, DType::u8);
-    std::memcpy(t.mut().data, &header, sizeof header);
-    return t;
-  }
-  static std::vector<CallHeader> headers_in(const Tensor& t) {
-    std::vector<CallHeader> out(static_cast<size_t>(t.numel()) / sizeof(CallHeader));
-    std::memcpy(static_cast<void*>(out.data()), t.view().data, out.size() * sizeof out[0]);
-    return out;
-  }
-  std::vector<CallHeader> gather(const CallHeader& mine) {
-    const Tensor all({size_ * static_cast<int64_t>(sizeof mine)}, DType::u8);
-    host_->all_gather(all, tensor_of(mine)).wait();
-    return headers_in(all);
-  }
-  std::vector<CallHeader> exchange(const CallHeader& mine, int peer) {
-    const Tensor theirs({sizeof mine}, DType::u8);
-    Work sent = host_->send(tensor_of(mine), peer);
-    host_->receive(theirs, peer).wait();
-    sent.wait();
-    return headers_in(theirs);
   }
 
   // Until the device is through with a call that all ranks have made.
@@ -341,7 +305,7 @@ class NcclGroup final : public ProcessGroup {
                      flight.timeout.count(), " ms for the device in ",
                      describe(header_of(flight.call)), ", its call ", flight.call.sequence);
       lock.unlock();
-      if (board_ && now - counted > kCount) board_->check_peers(), counted = now;
+      if (board_ && now - counted > kRollCall) board_->check_peers(), counted = now;
       std::this_thread::sleep_for(kLook);
       lock.lock();
     }

@@ -136,7 +136,7 @@ def correctness(check, limit):
 
 # --- 2: NCCL, all its ranks on the one device ---
 def nccl(check, limit):
-    """Processes that NCCL takes for hosts of their own, as it refuses two ranks of one on a device."""
+    """The ranks are processes, which NCCL takes for hosts: it refuses two of a host on a device."""
     tests = check.record["tests"]
     before = {**tests, "list": len(tests["list"])}
     run_test_file(check, "nccl_ranks_slow_test.cpp", limit)

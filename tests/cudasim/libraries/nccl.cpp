@@ -3,8 +3,6 @@
 // do with each other happens when the last of them gets there in its stream; who never comes keeps
 // the others' streams waiting until each of them aborts, as the kernels of NCCL do. Only
 // communicators that do not block: every call goes on for a while after it has returned.
-#include "pinion/kernels/cuda/nccl.h"
-
 #include <nccl.h>
 
 #include <algorithm>
@@ -116,24 +114,16 @@ ncclResult_t begin(ncclComm_t comm, std::function<bool()> ready, std::function<v
 
 // --- what happens in the streams ---
 
+// By NCCL's numbers; those that the table's user does not name are left to their neighbours.
 pinion::DType dtype_of(ncclDataType_t type) {
-  using pinion::DType;
-  switch (type) {
-    case ncclUint8: return DType::u8;
-    case ncclInt32: return DType::i32;
-    case ncclInt64: return DType::i64;
-    case ncclFloat16: return DType::f16;
-    case ncclFloat64: return DType::f64;
-    case ncclBfloat16: return DType::bf16;
-    default: return DType::f32;
-  }
+  using enum pinion::DType;
+  constexpr pinion::DType kTypes[] = {u8, u8, i32, i32, i64, i64, f16, f32, f64, bf16};
+  return kTypes[type];
 }
 pinion::dist::ReduceOp reduction_of(ncclRedOp_t op) {
-  using pinion::dist::ReduceOp;
-  return op == ncclMin   ? ReduceOp::min
-         : op == ncclMax ? ReduceOp::max
-         : op == ncclAvg ? ReduceOp::mean
-                         : ReduceOp::sum;
+  using enum pinion::dist::ReduceOp;
+  constexpr pinion::dist::ReduceOp kOps[] = {sum, sum, max, min, mean};
+  return kOps[op];
 }
 size_t bytes_of(const Op& op) {
   return op.count * static_cast<size_t>(pinion::size_of(dtype_of(op.type)));
@@ -367,20 +357,3 @@ ncclResult_t ncclGroupEnd() {
   const Group done = std::exchange(group, {});
   return launch(done.comm, done.stream, done.ops);
 }
-
-namespace pinion::kernels::cuda {
-
-const Nccl& nccl() {
-  static const Nccl table = [] {
-    Nccl t;
-#define PINION_FUNCTION(f) t.f = ::nccl##f;
-    PINION_NCCL_FUNCTIONS(PINION_FUNCTION)
-#undef PINION_FUNCTION
-    t.path = "the simulator's";
-    t.GetVersion(&t.version);
-    return t;
-  }();
-  return table;
-}
-
-}  // namespace pinion::kernels::cuda

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// In place of kernels/cuda/libraries.cpp: tables of the stand-ins of cuBLASLt and cuDNN, and what
-// stand-ins share.
+// In place of kernels/cuda/libraries.cpp: tables of the stand-ins, and what they share.
 #include "fake_libraries.h"
 #include "pinion/kernels/cuda/cublaslt.h"
 #include "pinion/kernels/cuda/cudnn.h"
+#include "pinion/kernels/cuda/nccl.h"
 #include "pinion/kernels/dispatch.h"
 
 namespace cudasim {
@@ -50,6 +50,19 @@ const Cudnn& cudnn() {
     PINION_CUDNN_FUNCTIONS(PINION_FUNCTION)
 #undef PINION_FUNCTION
     t.path = "the simulator's";
+    return t;
+  }();
+  return table;
+}
+
+const Nccl& nccl() {
+  static const Nccl table = [] {
+    Nccl t;
+#define PINION_FUNCTION(f) t.f = ::nccl##f;
+    PINION_NCCL_FUNCTIONS(PINION_FUNCTION)
+#undef PINION_FUNCTION
+    t.path = "the simulator's";
+    t.GetVersion(&t.version);
     return t;
   }();
   return table;
