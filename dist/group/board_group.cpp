@@ -155,9 +155,9 @@ void BoardGroup::check_peers() {
   progress();
   if (board_.broken()) break_with(board_.error());
   for (int r = 0; r < size_; ++r) {
-    if (r == rank_ || board_.rank(r).left.load() >= generation_) continue;
-    if (const std::string why = lost(r); !why.empty())
-      break_with(Error(ErrorKind::peer_lost, cat({backend(), " group: rank ", r, " ", why})));
+    const std::string why = r == rank_ ? "" : lost(r);
+    if (why.empty() || board_.rank(r).left.load() >= generation_) continue;  // it ended in order
+    break_with(Error(ErrorKind::peer_lost, cat({backend(), " group: rank ", r, " ", why})));
   }
 }
 

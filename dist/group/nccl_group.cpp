@@ -329,7 +329,8 @@ class NcclGroup final : public ProcessGroup {
 
 }  // namespace
 
-std::shared_ptr<ProcessGroup> make_nccl_group(std::shared_ptr<ProcessGroup> host, Device device) {
+std::shared_ptr<ProcessGroup> make_nccl_group(const std::shared_ptr<ProcessGroup>& host,
+                                              Device device) {
   PINION_CHECK(device.kind == Device::Kind::cuda, "nccl: expected a CUDA device, got ",
                device.name());
   try {
@@ -346,7 +347,7 @@ std::shared_ptr<ProcessGroup> make_nccl_group(std::shared_ptr<ProcessGroup> host
 
 namespace pinion::dist {
 
-std::shared_ptr<ProcessGroup> make_nccl_group(std::shared_ptr<ProcessGroup>, Device) {
+std::shared_ptr<ProcessGroup> make_nccl_group(const std::shared_ptr<ProcessGroup>&, Device) {
   fail(ErrorKind::config, {"nccl: this build has no CUDA, or did not find NCCL's header"});
 }
 

@@ -23,6 +23,7 @@ namespace pinion::dist {
 //
 // Throws Error: config in builds without NCCL's header, device for a missing library or a failure
 // of NCCL, and those of ProcessGroup for ranks that do not come.
-std::shared_ptr<ProcessGroup> make_nccl_group(std::shared_ptr<ProcessGroup> host, Device device);
+std::shared_ptr<ProcessGroup> make_nccl_group(const std::shared_ptr<ProcessGroup>& host,
+                                              Device device);
 
 }  // namespace pinion::dist
