@@ -162,7 +162,8 @@ class Cases:
                 all_words.append(memory.reshape(batch, -1))
             return torch.stack(all_words, 1)
 
-        return walk, [words] + [p for m in (project, out, first, second, gates) for p in m.parameters()]
+        layers = torch.nn.ModuleList((project, out, first, second, gates))
+        return walk, [words, *layers.parameters()]
 
     def relational_memory_forward(self, shape, _):
         return self.relational_memory(shape)[0]
