@@ -36,8 +36,8 @@ struct ZeroOptions {
   int64_t bucket_bytes = int64_t{25} << 20;  // of a segment; a larger parameter is one by itself
   std::vector<nn::Module*> units;            // stage 3: what run() gathers; none: the whole model
   int64_t persistent_elements = 100'000;     // stage 3: smaller units stay whole on every rank
-  bool prefetch = true;                      // stage 3: gathers the next unit ahead of its use
-  ReduceOp reduce = ReduceOp::mean;          // of gradients: mean or sum
+  bool prefetch = true;  // stage 3: gathers the next unit ahead of its use, by mpi and nccl
+  ReduceOp reduce = ReduceOp::mean;  // of gradients: mean or sum
 };
 
 // The stage that a configuration file asks for; 0 is plain data parallelism. zero_stage is "0" to
