@@ -15,9 +15,10 @@
 // share.
 //
 // Bytes per rank for Psi f32 parameters, Adam, N ranks: stage 1 8 Psi + 8 Psi / N; stage 2 4 Psi +
-// 12 Psi / N and the gradients of the segments under way, two at most if backward() meets
-// parameters in the reverse of the module's order; stage 3 16 Psi / N and as much, and the
-// parameters of the units that are gathered. The model is whole while Zero is being made.
+// 12 Psi / N and the gradients of the segments under way, which are one on `shm` and `local` and
+// two elsewhere if backward() meets parameters in the reverse of the module's order; stage 3
+// 16 Psi / N and as much, and the parameters of the units that are gathered. The model is whole
+// while Zero is being made.
 #pragma once
 
 #include <functional>
