@@ -13,9 +13,10 @@
 namespace pinion::kernels::PINION_RUNG {
 namespace {
 
-constexpr int64_t kBlockRows = 96;         // a multiple of every tile height
-constexpr int64_t kBlockCols = 512;        // a multiple of every panel width
-constexpr int64_t kBlockDepth = 256;       // a panel of 16 floats by 256 is half of a 32 KiB L1
+constexpr int64_t kBlockRows = 96;    // a multiple of every tile height
+constexpr int64_t kBlockCols = 512;   // a multiple of every panel width
+constexpr int64_t kBlockDepth = 256;  // a panel of 16 floats by 256 is half of a 32 KiB L1
+constexpr int64_t kThinDepth = 16;    // rows of b that a few rows of a run through side by side
 constexpr int64_t kDirectElements = 8192;  // operands up to 32 KiB are read where they lie
 constexpr int64_t kSplitDepth = 2048;      // sums longer than two of these may be split over chunks
 constexpr int64_t kOnednnRows = 128;       // of a chunk, and the fewest that oneDNN is asked for
@@ -175,6 +176,13 @@ struct Product {
   bool direct_a, direct_b;  // read where they lie; else packed
   Acc* panels = nullptr;    // b packed: [panel][k][kWidth]; with direct_b a ragged last panel only
 
+  // Few rows of a wait for memory alone, so rows of b are walked side by side in long stretches.
+  int64_t block_depth() const {
+    return direct_b && k * n > kDirectElements ? kThinDepth : kBlockDepth;
+  }
+  // One block of rows uses every panel once, while it is in cache: nothing is packed ahead.
+  bool packs_late() const { return !direct_b && m <= kBlockRows; }
+
   // What c holds, as the start of a panel's sums; by way of `part` where its rows do not fit.
   Rows<const Acc> sums_of(const Out* rows, int64_t height, int64_t count, Acc* part) const {
     if constexpr (std::is_same_v<Out, Acc>) {
@@ -186,12 +194,21 @@ struct Product {
     return {part, kWidth};
   }
 
+  void pack_panel(int64_t j, int64_t begin, int64_t depth, Acc* out) const {
+    const Strided<const T> from{&b(begin, 0), b.row, b.col};
+    pack_columns(from, j, smaller(kWidth, n - j), depth, kWidth, out);
+  }
+
   // Columns [j, j + kWidth) of rows [i0, i1): one depth after the other.
   void column(int64_t i0, int64_t i1, int64_t j, int64_t begin, int64_t depth, const Acc* packed_a,
-              Acc* part) const {
+              Acc* late_b, Acc* part) const {
     const int64_t count = smaller(kWidth, n - j);
     const bool last = begin + depth == k;
-    const Acc* rows_b = panels + (direct_b ? 0 : j * k) + begin * kWidth;
+    const Acc* rows_b = late_b;
+    if (late_b)
+      pack_panel(j, begin, depth, late_b);
+    else
+      rows_b = panels + (direct_b ? 0 : j * k) + begin * kWidth;
     int64_t ldb = kWidth;
     Strided<const Acc> rows_a{packed_a, 1, 1};
     if constexpr (kNative) {
@@ -221,20 +238,22 @@ struct Product {
   }
 
   void block(int64_t i0, int64_t i1, int64_t j0, int64_t j1) const {
-    const int64_t rows = i1 - i0;
+    const int64_t rows = i1 - i0, most = block_depth(), deepest = smaller(k, most);
     // Sums of a panel between depths; one panel's worth is enough where there is one depth.
-    const int64_t part_size = rows * (k > kBlockDepth ? round_up(j1 - j0, kWidth) : kWidth);
-    const int64_t a_size = direct_a ? 0 : rows * smaller(k, kBlockDepth);
-    const Scratch scratch((part_size + a_size) * static_cast<int64_t>(sizeof(Acc)));
+    const int64_t part_size = rows * (k > most ? round_up(j1 - j0, kWidth) : kWidth);
+    const int64_t a_size = direct_a ? 0 : rows * deepest;
+    const int64_t b_size = packs_late() ? deepest * kWidth : 0;
+    const Scratch scratch((part_size + b_size + a_size) * static_cast<int64_t>(sizeof(Acc)));
     Acc* parts = scratch.as<Acc>();
-    Acc* packed_a = parts + part_size;
+    Acc* late_b = b_size > 0 ? parts + part_size : nullptr;
+    Acc* packed_a = parts + part_size + b_size;
     int64_t begin = 0;
     do {
-      const int64_t depth = smaller(kBlockDepth, k - begin);
+      const int64_t depth = smaller(most, k - begin);
       if (!direct_a) pack_rows<T, Acc, kRows>(a, i0, i1, begin, depth, packed_a);
       for (int64_t j = j0; j < j1; j += kWidth)
-        column(i0, i1, j, begin, depth, packed_a, parts + (k > kBlockDepth ? (j - j0) * rows : 0));
-      begin += kBlockDepth;
+        column(i0, i1, j, begin, depth, packed_a, late_b, parts + (k > most ? (j - j0) * rows : 0));
+      begin += most;
     } while (begin < k);
     if (epilogue.activation < Activation::gelu) return;
     for (int64_t i = i0; i < i1; ++i)
@@ -244,13 +263,13 @@ struct Product {
 
   void run(const CpuContext& ctx) {
     const int64_t panel_count = chunk_count(n, kWidth);
-    const int64_t copies = direct_b ? (n % kWidth ? 1 : 0) : panel_count;
+    const int64_t copies = direct_b ? (n % kWidth ? 1 : 0) : packs_late() ? 0 : panel_count;
     const Scratch scratch(copies * k * kWidth * static_cast<int64_t>(sizeof(Acc)));
     panels = scratch.as<Acc>();
     for_rows(ctx, copies, k * kWidth, [&](int64_t begin, int64_t end, int64_t) {
       for (int64_t p = begin; p < end; ++p) {
         const int64_t j = (panel_count - copies + p) * kWidth;
-        pack_columns(b, j, smaller(kWidth, n - j), k, kWidth, panels + p * k * kWidth);
+        pack_panel(j, 0, k, panels + p * k * kWidth);
       }
     });
     const int64_t col_blocks = chunk_count(n, kBlockCols), row_blocks = chunk_count(m, kBlockRows);
