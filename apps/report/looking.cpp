@@ -72,6 +72,7 @@ bool lies_in(std::span<const FindingBox> boxes, Attribute finding, int64_t place
 
 // The words of a sentence that the attribute's normal sentences lack, in any style.
 bool decides(const std::string& word, Attribute finding) {
+  if (word == ".") return false;
   const auto& normal = attribute_table()[static_cast<size_t>(finding)].values[0].sentences;
   return std::none_of(normal.begin(), normal.end(), [&](const char* sentence) {
     return (std::string(" ") + sentence + " ").find(" " + word + " ") != std::string::npos;
