@@ -33,11 +33,12 @@ void each_size(Settings& s, F&& f) {
 class Description {
  public:
   explicit Description(std::string path)
-      : path_(std::move(path)),
-        json_(load_json(path_, kMaxSettingsBytes, ErrorKind::checkpoint)) {}
+      : path_(std::move(path)), json_(load_json(path_, kMaxSettingsBytes, ErrorKind::checkpoint)) {}
 
   std::string text(const char* key) const {
-    return value(key, [](const auto& v) { return v.is_string(); }, "a text").get<std::string>();
+    return value(
+               key, [](const auto& v) { return v.is_string(); }, "a text")
+        .get<std::string>();
   }
   ModelSettings settings() const {
     ModelSettings s;

@@ -16,9 +16,9 @@ namespace {
 
 constexpr int64_t kBlockRows = 96;         // a multiple of every tile height
 constexpr int64_t kBlockCols = 512;        // a multiple of every panel width
-// Where there is a single block of rows: something for every thread, and long strips of b.
-constexpr int64_t kLoneBlockCols = 128, kLoneBlockDepth = 512;
 constexpr int64_t kBlockDepth = 256;       // a panel of 16 floats by 256 is half of a 32 KiB L1
+constexpr int64_t kLoneBlockCols = 128;    // of a single block of rows: something for every thread
+constexpr int64_t kLoneBlockDepth = 512;   // and long strips of b
 constexpr int64_t kDirectElements = 8192;  // operands up to 32 KiB are read where they lie
 constexpr int64_t kSplitDepth = 2048;      // sums longer than two of these may be split over chunks
 constexpr int64_t kOnednnRows = 128;       // of a chunk, and the fewest that oneDNN is asked for
@@ -178,7 +178,8 @@ struct Product {
   bool direct_a, direct_b;  // read where they lie; else packed
   Acc* panels = nullptr;    // b packed: [panel][k][kWidth]; with direct_b a ragged last panel only
 
-  bool lone() const { return m <= kBlockRows && !direct_b; }  // panels are packed as they are needed
+  // One block of rows: panels are packed as they are needed.
+  bool lone() const { return m <= kBlockRows && !direct_b; }
   int64_t block_cols() const { return lone() ? kLoneBlockCols : kBlockCols; }
   int64_t block_depth() const { return lone() ? kLoneBlockDepth : kBlockDepth; }
 
@@ -193,15 +194,14 @@ struct Product {
     return {part, kWidth};
   }
 
-  // Columns [j, j + kWidth) of rows [i0, i1): one depth after the other. `fresh` is room for a panel
-  // of one depth, or null.
+  // Columns [j, j + kWidth) of rows [i0, i1): one depth after the other. `fresh` is room for a
+  // panel of one depth, or null.
   void column(int64_t i0, int64_t i1, int64_t j, int64_t begin, int64_t depth, const Acc* packed_a,
               Acc* part, Acc* fresh) const {
     const int64_t count = smaller(kWidth, n - j);
     const bool last = begin + depth == k;
     const Acc* rows_b = fresh ? fresh : panels + (direct_b ? 0 : j * k) + begin * kWidth;
-    if (fresh)
-      pack_columns<T, Acc>({&b(begin, 0), b.row, b.col}, j, count, depth, kWidth, fresh);
+    if (fresh) pack_columns<T, Acc>({&b(begin, 0), b.row, b.col}, j, count, depth, kWidth, fresh);
     int64_t ldb = kWidth;
     Strided<const Acc> rows_a{packed_a, 1, 1};
     if constexpr (kNative) {

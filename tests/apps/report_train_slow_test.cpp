@@ -229,7 +229,8 @@ TEST_F(ReportPrograms, GenerateRefusesWhatDoesNotFit) {
   for (const Result& other :
        {generate("run/model_best", {kFrontal, kLateral}),
         run({program("eval"), "--cpu", "--checkpoint=" + dir_ / "run/model_best",
-             "--image_dir=" + dir_ / "cxr/images", "--ann_path=" + dir_ / "cxr/annotation.json"})}) {
+             "--image_dir=" + dir_ / "cxr/images",
+             "--ann_path=" + dir_ / "cxr/annotation.json"})}) {
     EXPECT_EQ(other.code, 80);
     EXPECT_THAT(other.err, HasSubstr("model_best/vocabulary.txt: expected the words of the model"));
     EXPECT_THAT(other.err, HasSubstr("model.json"));
