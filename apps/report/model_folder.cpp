@@ -88,8 +88,8 @@ std::unique_ptr<Tokenizer> read_words(const std::string& path, const Description
   auto tokenizer = std::make_unique<Tokenizer>(std::move(words));
   const std::string expected = description.text(kWordsKey), got = checksum_of(*tokenizer);
   PINION_REQUIRE(checkpoint, got == expected, path, ": expected the words of the model, with the ",
-                 kWordsKey, ' ', quoted(expected, 16), " of model.json, got ",
-                 tokenizer->words().size(), " words with ", quoted(got));
+                 kWordsKey, " ", quoted(expected, 16), " of model.json, got ",
+                 tokenizer->words().size(), " words with ", got);
   return tokenizer;
 }
 

@@ -123,6 +123,9 @@ __attribute__((noinline)) void pack_columns(Strided<const T> b, int64_t j, int64
 #pragma GCC unroll 16
         for (int64_t i = 0; i < L; ++i)
           square[i] = i < here ? load_packet(&b(from, j + x + i)) : Vec<Acc>{};
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < L; ++i)  // of the panel that is packed next
+          __builtin_prefetch(&b(from, j + x + i) + width * b.col);
         transpose_lanes<Acc>(square);
 #pragma GCC unroll 16
         for (int64_t i = 0; i < L; ++i) store(out + (from + i) * width + x, square[i]);
