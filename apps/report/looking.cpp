@@ -16,6 +16,12 @@ namespace pinion::report {
 Flips flips_of(const std::vector<std::string>& ids, const std::vector<Pair>& pairs) {
   std::map<std::string, size_t> by_id;
   for (size_t i = 0; i < ids.size(); ++i) by_id[ids[i]] = i;
+  Findings known;  // not 0: attributes that these reports speak of
+  std::fill_n(known.values.begin(), kAlwaysSaid, 1);
+  for (const Pair& pair : pairs) {
+    const Findings is = findings_in(pair.references.front());
+    for (size_t f = 0; f < kAttributes; ++f) known.values[f] |= is.values[f];
+  }
   Flips out;
   for (const auto& [id, first] : by_id) {
     const auto second = by_id.find(id + "-pair");
@@ -27,7 +33,7 @@ Flips flips_of(const std::vector<std::string>& ids, const std::vector<Pair>& pai
     for (size_t f = 0; f < kAttributes; ++f)
       if (true_a[f] != true_b[f])
         ++out.findings, out.flipped += a[f] == true_a[f] && b[f] == true_b[f];
-      else
+      else if (known.values[f] != 0)
         ++out.others, out.kept += a[f] == b[f];
   }
   return out;
