@@ -172,17 +172,16 @@ void draw_frontal_anatomy(Film& film, const Findings& findings, const Source& fr
     });
   }
   Draws ribs = from.draws(0, Part::ribs);
-  const float u = .1F * ribs.uniform();
-  for (int k = 0; k <= 5; ++k)
-    for (const float cx : {kRightLung, kLeftLung}) {
-      const float slope = cx == kRightLung ? -.25F : .25F;
-      const float height = .2F + .1F * static_cast<float>(k) + .3F * u;
-      film.add([&](float x, float y) {
-        if (std::abs(x - cx) >= .16F) return 0.0F;
-        const float d = (y - (height + slope * (x - cx))) / .012F;
-        return d * d > 16 ? 0 : .05F * std::exp(-d * d);
-      });
-    }
+  const float highest = .2F + .03F * ribs.uniform();
+  for (const float cx : {kRightLung, kLeftLung}) {
+    const float slope = cx == kRightLung ? -.25F : .25F;
+    film.add([&](float x, float y) {  // six ribs, of which the nearest alone is to be seen
+      if (std::abs(x - cx) >= .16F) return 0.0F;
+      const float down = y - highest - slope * (x - cx);
+      const float d = (down - .1F * std::clamp(std::round(10 * down), 0.0F, 5.0F)) / .012F;
+      return d * d > 16 ? 0 : .05F * std::exp(-d * d);
+    });
+  }
 }
 
 void draw_frontal_findings(Film& film, const Findings& findings, const Source& from) {
