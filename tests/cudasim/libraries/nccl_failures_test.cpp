@@ -83,12 +83,12 @@ TEST_F(NcclFailures, ATimeoutNamesWhoIsMissing) {
       while (waiting > 0) std::this_thread::yield();
       return expect_broken(group, ErrorKind::hang, HasSubstr("for rank 1"));
     }
-    group.set_timeout(milliseconds(group.rank() == 0 ? 60 : 60'000));
+    group.set_timeout(milliseconds(group.rank() == 0 ? 200 : 60'000));
     const Tensor x = Tensor::zeros({3}, DType::f32, device);
-    group.all_reduce(x).wait();
+    quietly([&] { group.all_reduce(x).wait(); });
     expect_broken(group, ErrorKind::hang,
                   AllOf(HasSubstr("in all_reduce(sum, f32, 3), its call 2: "),
-                        HasSubstr("waited 60 ms"), HasSubstr("for rank 1")));
+                        HasSubstr("waited 200 ms"), HasSubstr("for rank 1")));
     EXPECT_THAT(group.recent_calls(), HasSubstr("#2 all_reduce(sum, f32, 3) has waited for"));
     synchronize(device);  // it is free again
     --waiting;
@@ -100,11 +100,11 @@ TEST_F(NcclFailures, ADeviceThatStandsStillIsAHang) {
   std::atomic<bool> go{false};
   on_devices(2, [&](ProcessGroup& group, Device device) {
     group.barrier().wait();
-    group.set_timeout(milliseconds(group.rank() == 0 ? 60 : 60'000));
+    group.set_timeout(milliseconds(group.rank() == 0 ? 200 : 60'000));
     if (group.rank() == 0)  // its device has something else to do for long
       cudasim::enqueue_wait_for_others(cuda_context(0).stream, [&] { return go.load(); });
-    group.all_reduce(Tensor::zeros({3}, DType::f32, device)).wait();
-    const char* text = "rank 0 waited 60 ms for the device in all_reduce(sum, f32, 3), its call 2";
+    quietly([&] { group.all_reduce(Tensor::zeros({3}, DType::f32, device)).wait(); });
+    const char* text = "rank 0 waited 200 ms for the device in all_reduce(sum, f32, 3), its call 2";
     expect_broken(group, group.rank() == 0 ? ErrorKind::hang : ErrorKind::peer_lost,
                   HasSubstr(text));
     go = true;
@@ -130,7 +130,7 @@ TEST_F(NcclFailures, ARankThatEndsInAnErrorFreesTheOthers) {
     on_devices(3, [](ProcessGroup& group, Device device) {
       group.barrier().wait();
       if (group.rank() == 2) fail(ErrorKind::data, {"rank 2 has no data"});
-      group.all_reduce(Tensor::zeros({1000}, DType::f32, device)).wait();
+      quietly([&] { group.all_reduce(Tensor::zeros({1000}, DType::f32, device)).wait(); });
       expect_broken(group, ErrorKind::peer_lost, HasSubstr("rank ended in an error"));
     });
     FAIL() << "expected the error of rank 2";
