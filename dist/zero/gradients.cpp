@@ -10,8 +10,6 @@
 
 namespace pinion::dist {
 
-using optim::Arena;
-
 namespace {
 
 void zero(Tensor t) {
