@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pinion/accel/virtual_shards.h"
 
+#include "pinion/dist/parallel/sync_batch_norm.h"
 #include "pinion/kernels/kernels.h"
 #include "pinion/nn/noise.h"
 #include "pinion/nn/ops.h"
@@ -9,6 +10,9 @@
 namespace pinion::accel {
 
 void VirtualShards::add(nn::Module& module, const std::vector<Tensor>& buffers) {
+  PINION_REQUIRE(config, !dist::has_sync_batchnorm(module),
+                 "prepare: expected --deterministic or SyncBatchNorm (--sync_bn), got both: the "
+                 "statistics of all ranks are those of more or fewer shards as there are ranks");
   models_.push_back({&module, buffers, {}, {}});
 }
 

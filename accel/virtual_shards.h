@@ -22,7 +22,8 @@ class VirtualShards {
       : group_(group), shards_(shards), tree_(group, shards) {}
 
   int turns() const { return tree_.turns(); }  // micro-batches of each rank in a round
-  // `buffers`: the blocks that the module's buffers are pieces of.
+  // `buffers`: the blocks that the module's buffers are pieces of. Throws Error (config) for a
+  // module with SyncBatchNorm.
   void add(nn::Module& module, const std::vector<Tensor>& buffers);
   void add(optim::Optimizer& optimizer);
   void forget();

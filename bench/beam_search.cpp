@@ -48,15 +48,7 @@ int main(int argc, char** argv) {
   };
   const int64_t reports = number(1, 1), words = number(2, 60), pairs = number(3, 3);
   TransformerOptions options;
-  if (argc > 4)
-    options = {.vocabulary = 32,
-               .d_model = 64,
-               .d_ff = 128,
-               .d_vf = 48,
-               .heads = 4,
-               .layers = 1,
-               .rm_slots = 2,
-               .rm_heads = 4};
+  if (argc > 4) options = TransformerOptions::nano();
   pinion::manual_seed(1);
   EncoderDecoder model(options);
   model.eval();

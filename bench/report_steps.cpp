@@ -23,23 +23,7 @@ struct Size {
 };
 
 std::vector<Size> sizes() {
-  return {{"nano",
-           "nano",
-           16,
-           29,
-           64,
-           1,
-           32,
-           {.vocabulary = 32,
-            .d_model = 64,
-            .d_ff = 128,
-            .d_vf = 48,
-            .heads = 4,
-            .layers = 1,
-            .rm_slots = 2,
-            .rm_heads = 4,
-            .dropout = 0,
-            .drop_prob_lm = 0}},
+  return {{"nano", "nano", 16, 29, 64, 1, 32, report::TransformerOptions::nano()},
           {"r2gen", "resnet101", 2, 59, 224, 3, 98, {}}};
 }
 

@@ -53,9 +53,9 @@ Backend chosen(const World& world, Device device) {
 
 // The host's memory is how ranks with GPUs exchange the little that NCCL needs to begin.
 std::shared_ptr<ProcessGroup> join_nccl(const World& world, Device device, milliseconds timeout) {
-  auto hosts = world.local_size == world.size ? join_shm(world, timeout) : join_mpi(world);
+  const auto hosts = world.local_size == world.size ? join_shm(world, timeout) : join_mpi(world);
   hosts->set_timeout(timeout);
-  return make_nccl_group(std::move(hosts), device);
+  return make_nccl_group(hosts, device);
 }
 
 std::shared_ptr<ProcessGroup> join(const World& world, Device device, Backend backend,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The two 16-bit floating types as storage: they convert to and from float and do no arithmetic.
-// Conversions are branch-free integer arithmetic, so that the compiler vectorises loops of them.
+// Conversions are branch-free integer arithmetic, so that the compiler vectorises loops of them; a
+// GPU has instructions for them, which differ in NaN alone: those keep the bits of the integers.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +31,13 @@ struct BFloat16 {
   BFloat16() = default;
   PINION_INLINE explicit BFloat16(float value) {
     const uint32_t u = bit_cast<uint32_t>(value);
-    const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
     const uint32_t quiet = (u >> 16) | 0x40u;
+#ifdef __CUDA_ARCH__
+    uint16_t rounded;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(rounded) : "f"(value));
+#else
+    const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+#endif
     bits = static_cast<uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
   }
   PINION_INLINE operator float() const {  // NOLINT: widening loses nothing
@@ -47,6 +53,12 @@ struct Half {
   PINION_INLINE explicit Half(float value) {
     const uint32_t u = bit_cast<uint32_t>(value);
     const uint32_t magnitude = u & 0x7fffffffu;
+#ifdef __CUDA_ARCH__
+    uint16_t rounded;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(rounded) : "f"(value));
+    const uint32_t nan = 0x7e00u | ((u >> 16) & 0x8000u);
+    bits = static_cast<uint16_t>(magnitude > 0x7f800000u ? nan : rounded);
+#else
     // Subnormal results: adding 0.5 aligns the mantissa so that the float unit does the rounding.
     const uint32_t small =
         bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) - bit_cast<uint32_t>(0.5f);
@@ -56,16 +68,23 @@ struct Half {
     const uint32_t finite = magnitude < (113u << 23) ? small : normal;
     const uint32_t result = magnitude >= (143u << 23) ? special : finite;  // 143 = 127 + 16
     bits = static_cast<uint16_t>(result | ((u >> 16) & 0x8000u));
+#endif
   }
   PINION_INLINE operator float() const {  // NOLINT: widening loses nothing
     const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
     const uint32_t body = static_cast<uint32_t>(bits & 0x7fffu) << 13;
-    const uint32_t normal = body + (112u << 23);
     const uint32_t special = body + (224u << 23);
+#ifdef __CUDA_ARCH__
+    float exact;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(exact) : "h"(bits));
+    return body > (31u << 23) ? bit_cast<float>(special | sign) : exact;
+#else
+    const uint32_t normal = body + (112u << 23);
     const uint32_t small =
         bit_cast<uint32_t>(bit_cast<float>(body + (113u << 23)) - bit_cast<float>(113u << 23));
     const uint32_t finite = body < (1u << 23) ? small : normal;
     return bit_cast<float>((body >= (31u << 23) ? special : finite) | sign);
+#endif
   }
 };
 

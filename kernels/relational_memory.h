@@ -19,6 +19,7 @@ struct RelationalMemoryArgs {
   int64_t batch = 0, steps = 0, slots = 0, heads = 0, width = 0;  // B, T, S, H, C
   double dropout = 0;  // of the probabilities: what kernels::dropout does to [B,H,S,S+1] with
   PhiloxKey key;       // this key for word 0, step + t for word t
+  int64_t keys = 0;    // how many the call sets aside, if more than it has words
 
   struct Linear {
     ConstView weight, bias;  // [out,in], [out]

@@ -26,6 +26,30 @@ struct Running {
 };
 std::atomic<uint64_t> next_visit{0};
 
+// In debug builds a slot that a closure claims is filled with a NaN that no arithmetic makes: what
+// the closure does not write would otherwise pass for a gradient, and be one of an earlier step.
+#ifdef NDEBUG
+constexpr bool kMarksClaims = false;
+#else
+constexpr bool kMarksClaims = true;
+#endif
+constexpr uint16_t kMark = 0xfffb;  // repeated, a quiet NaN of every floating type
+
+bool can_mark(const Tensor& slot) { return kMarksClaims && slot.device() == Device{}; }
+
+void mark(Tensor& slot) {
+  auto* words = static_cast<uint16_t*>(slot.mut().data);
+  std::fill_n(words, slot.numel() * size_of(slot.dtype()) / 2, kMark);
+}
+
+bool holds_mark(const Tensor& slot) {
+  const auto* element = static_cast<const uint16_t*>(slot.view().data);
+  const int64_t words = size_of(slot.dtype()) / 2;
+  for (int64_t i = 0; i < slot.numel(); ++i, element += words)
+    if (std::count(element, element + words, kMark) == words) return true;
+  return false;
+}
+
 void add_in_place(Tensor& sum, const Tensor& term) {
   on(sum.device(), [&](auto& ctx) { kernels::add(ctx, sum, term, sum.mut()); });
 }
@@ -191,8 +215,12 @@ struct Engine {
       } else if (TensorImpl* leaf = edge[i].leaf) {
         if (defined) {
           check(*node, i, grads[i], leaf->shape, leaf->dtype);
+          const bool claimed = leaf->leaf && leaf->leaf->claimed;
           deliver(*leaf, std::move(grads[i]));
           leaf->leaf->touched = true;
+          PINION_CHECK(!claimed || !can_mark(leaf->leaf->slot) || !holds_mark(leaf->leaf->slot),
+                       node->op_, ": expected all of the gradient that gradient_for() gave it ",
+                       "for input ", i, " to be written, but some is not");
         }
         leaf_done(leaf);
       }
@@ -267,6 +295,7 @@ Tensor gradient_for(const Tensor& x) {
   TensorImpl* impl = TensorImpl::of(x);
   if (impl->leaf && impl->leaf->slot.defined() && !impl->leaf->has_grad && !impl->leaf->claimed) {
     impl->leaf->claimed = true;
+    if (can_mark(impl->leaf->slot)) mark(impl->leaf->slot);
     return impl->leaf->slot;
   }
   return Tensor::like(x);

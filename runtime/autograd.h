@@ -122,7 +122,8 @@ Tensor record(const char* op, Tensor y, const Tensors& inputs, Backward backward
 }
 
 // Where a closure should write the gradient of input x: the leaf's slot (a range of a flat arena)
-// when this is its first contribution, else a fresh tensor like x. The contents are undefined.
+// when this is its first contribution, else a fresh tensor like x. The contents are undefined; who
+// asks must write all of them and return the tensor (debug builds check it on CPUs).
 Tensor gradient_for(const Tensor& x);
 
 // For a closure that adds up gradients itself: what has come so far for its input i, an op's

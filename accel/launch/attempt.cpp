@@ -69,7 +69,7 @@ SignalSource::SignalSource() {
   ::signal(SIGPIPE, SIG_IGN);
   sigset_t set;
   sigemptyset(&set);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2})
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGCHLD})
     sigaddset(&set, signal);
   sigprocmask(SIG_BLOCK, &set, &before_);
   fd_ = Fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
@@ -186,7 +186,8 @@ void Attempt::handle(uint64_t tag) {
   Rank& rank = ranks_[static_cast<size_t>(local_rank)];
   switch (static_cast<Tag>(tag % kTags)) {
     case kSignal:
-      while (const int signal = signals_.next()) take_signal(signal);
+      while (const int signal = signals_.next())
+        signal == SIGCHLD ? report_stops() : take_signal(signal);
       break;
     case kEnd: take_end(local_rank); break;
     case kOut: rank.out->pump(); break;
@@ -247,6 +248,22 @@ void Attempt::after_end(const RankEnd& end) {
     case ErrorKind::peer_lost:
     case ErrorKind::hang: stop_at_ = now + kSettle; break;
     default: stop_at_ = now;
+  }
+}
+
+// A rank that somebody stopped waits for SIGCONT for as long as it takes. Its peers would find out
+// by their timeout, but nobody does when all are stopped.
+void Attempt::report_stops() {
+  for (int r = 0; r < plan_.local_ranks; ++r) {
+    const Rank& rank = ranks_[static_cast<size_t>(r)];
+    siginfo_t info{};
+    if (!rank.running || waitid(P_PIDFD, static_cast<id_t>(rank.process.pidfd.get()), &info,
+                                WSTOPPED | WCONTINUED | WNOHANG) != 0)
+      continue;
+    const std::string who = cat({"launch: rank ", plan_.first_rank + r, " (process ",
+                                 static_cast<int>(rank.process.pid), ") "});
+    if (info.si_code == CLD_STOPPED) log_warn({who, "was stopped by a signal; SIGCONT wakes it"});
+    if (info.si_code == CLD_CONTINUED) log_warn({who, "goes on"});
   }
 }
 

@@ -65,6 +65,7 @@ class Attempt {
   void hear_machines();
   void hear_signal(int signal);
   void take_end(int local_rank);
+  void report_stops();
   void take_signal(int signal);
   void after_end(const RankEnd& end);
   bool find_stuck();

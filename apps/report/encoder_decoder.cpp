@@ -78,6 +78,16 @@ Tensor EncoderDecoder::embed(const Tensor& ids, int64_t first) {
 }
 
 Tensor EncoderDecoder::decode(const Tensor& encoded, const Tensor& ids, const Tensor& padding) {
+  return logit_(decoded(encoded, ids, padding));
+}
+
+Tensor EncoderDecoder::decode_last(const Tensor& encoded, const Tensor& ids) {
+  const Tensor x = decoded(encoded, ids, {});
+  const Tensor last = nn::slice(x, 1, x.size(1) - 1, x.size(1));
+  return logit_(nn::reshape(last, {x.size(0), x.size(2)}));
+}
+
+Tensor EncoderDecoder::decoded(const Tensor& encoded, const Tensor& ids, const Tensor& padding) {
   // The memory reads the words through its own draw of the dropout, as in the published model.
   const Tensor m = memory_ ? remember(embed(ids)) : Tensor();
   const std::vector<Shifts> shifts = shifts_of(decoder_norms(), m);
@@ -88,8 +98,7 @@ Tensor EncoderDecoder::decode(const Tensor& encoded, const Tensor& ids, const Te
     next += layer.sublayer.size();
   }
   x = decoder_norm_(x);
-  if (options_.memory == MemoryKind::rm) x = nn::concat({x, m}, 2);
-  return logit_(x);
+  return options_.memory == MemoryKind::rm ? nn::concat({x, m}, 2) : x;
 }
 
 Tensor EncoderDecoder::image_attention(const Tensor& encoded, const Tensor& ids) {
@@ -122,18 +131,9 @@ Tensor rows_of(const Tensor& x, const Tensor& rows) {
 }  // namespace
 
 EncoderDecoder::State EncoderDecoder::start(const Tensor& encoded, int64_t copies) {
-  std::vector<int64_t> numbers;
-  for (int64_t row = 0; row < encoded.size(0) * copies; ++row) numbers.push_back(row / copies);
-  const Tensor rows =
-      Tensor::of(numbers, {static_cast<int64_t>(numbers.size())}).to(encoded.device());
   State state;
-  for (const DecoderLayer& layer : decoder_layers_) {
-    DecoderLayer::Cache cache = layer.start(encoded);
-    cache.image_keys = rows_of(cache.image_keys, rows);
-    cache.image_values = rows_of(cache.image_values, rows);
-    state.layers.push_back(std::move(cache));
-  }
-  if (memory_) state.memory = memory_->initial(rows.size(0));
+  for (const DecoderLayer& layer : decoder_layers_) state.layers.push_back(layer.start(encoded));
+  if (memory_) state.memory = memory_->initial(encoded.size(0) * copies);
   return state;
 }
 

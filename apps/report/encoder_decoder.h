@@ -20,6 +20,21 @@ struct TransformerOptions {
   double dropout = 0.1;
   double drop_prob_lm = 0.5;  // of the embedded features
   MemoryKind memory = MemoryKind::rm_mcln;
+
+  // What goes with the extractor nano: one layer of 64 features, without dropout. 32 is how many
+  // words the plain synthetic reports have.
+  static TransformerOptions nano(int64_t vocabulary = 32) {
+    return {.vocabulary = vocabulary,
+            .d_model = 64,
+            .d_ff = 128,
+            .d_vf = 48,
+            .heads = 4,
+            .layers = 1,
+            .rm_slots = 2,
+            .rm_heads = 4,
+            .dropout = 0,
+            .drop_prob_lm = 0};
+  }
 };
 
 struct EncoderDecoder : nn::Module {
@@ -30,6 +45,8 @@ struct EncoderDecoder : nn::Module {
   // ids i64 [B,T], the words before each; padding bool [B,T], true where there is no word, but for
   // the first column -> logits [B,T,V].
   Tensor decode(const Tensor& encoded, const Tensor& ids, const Tensor& padding);
+  // The same of the last word alone, and without padding -> [B,V].
+  Tensor decode_last(const Tensor& encoded, const Tensor& ids);
   Tensor operator()(const Tensor& features, const Tensor& ids, const Tensor& padding) {
     return decode(encode(features), ids, padding);
   }
@@ -58,6 +75,8 @@ struct EncoderDecoder : nn::Module {
 
  private:
   std::vector<const Norm*> decoder_norms() const;  // three of each layer
+  // [B,T,C], with the memory beside it where that is what the scores are made of
+  Tensor decoded(const Tensor& encoded, const Tensor& ids, const Tensor& padding);
 
   TransformerOptions options_;
   nn::Linear att_embed_;

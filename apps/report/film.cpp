@@ -24,7 +24,8 @@ enum class Part : uint32_t {
   opacity,
   exposure,
   field,
-  noise
+  noise,
+  nodule
 };
 
 class Draws {
@@ -136,14 +137,21 @@ constexpr float kRightLung = .31F, kLeftLung = .69F;  // where they lie on the f
 // A dome-shaped boundary: dense below top + bend (x - cx)^2.
 float below(float sharpness, float y, float top) { return logistic(sharpness * (y - top)); }
 
+// How far down the diaphragm is: the lungs' volume shows by it.
+float lowered_dome(const Findings& findings) {
+  constexpr float kDown[] = {0, .06F, -.08F};
+  return kDown[findings[Attribute::volumes]];
+}
+
 void draw_frontal_anatomy(Film& film, const Findings& findings, const Source& from) {
   film.add([](float, float) { return .05F; });
   film.ellipse(.55F, .5F, .6F, .47F, .58F, 25);
   Draws lungs = from.draws(0, Part::lungs);
   for (const float cx : {kRightLung, kLeftLung})
     film.ellipse(-.40F, cx + .01F * lungs.normal(), .48F + .01F * lungs.normal(), .155F, .31F);
-  film.add([](float x, float) {
-    const float d = (x - .5F) / .05F;
+  const float bend = findings[Attribute::curvature] != 0 ? .06F : 0;  // of the spine: scoliosis
+  film.add([&](float x, float y) {
+    const float d = (x - .5F - bend * std::sin(6 * (y - .2F))) / .05F;
     return .30F * std::exp(-d * d);
   });
 
@@ -155,7 +163,8 @@ void draw_frontal_anatomy(Film& film, const Findings& findings, const Source& fr
 
   Draws diaphragm = from.draws(0, Part::diaphragm);
   for (const float cx : {kRightLung, kLeftLung}) {
-    const float top = (cx == kRightLung ? .78F : .80F) + .006F * diaphragm.normal();
+    const float top =
+        (cx == kRightLung ? .78F : .80F) + lowered_dome(findings) + .006F * diaphragm.normal();
     film.add([&](float x, float y) {
       const float dx = (x - .5F) / .45F, dy = (y - .6F) / .5F;
       const float body = logistic((1 - std::sqrt(dx * dx + dy * dy)) * 25 * .45F);
@@ -163,17 +172,16 @@ void draw_frontal_anatomy(Film& film, const Findings& findings, const Source& fr
     });
   }
   Draws ribs = from.draws(0, Part::ribs);
-  const float u = .1F * ribs.uniform();
-  for (int k = 0; k <= 5; ++k)
-    for (const float cx : {kRightLung, kLeftLung}) {
-      const float slope = cx == kRightLung ? -.25F : .25F;
-      const float height = .2F + .1F * static_cast<float>(k) + .3F * u;
-      film.add([&](float x, float y) {
-        if (std::abs(x - cx) >= .16F) return 0.0F;
-        const float d = (y - (height + slope * (x - cx))) / .012F;
-        return d * d > 16 ? 0 : .05F * std::exp(-d * d);
-      });
-    }
+  const float highest = .2F + .03F * ribs.uniform();
+  for (const float cx : {kRightLung, kLeftLung}) {
+    const float slope = cx == kRightLung ? -.25F : .25F;
+    film.add([&](float x, float y) {  // six ribs, of which the nearest alone is to be seen
+      if (std::abs(x - cx) >= .16F) return 0.0F;
+      const float down = y - highest - slope * (x - cx);
+      const float d = (down - .1F * std::clamp(std::round(10 * down), 0.0F, 5.0F)) / .012F;
+      return d * d > 16 ? 0 : .05F * std::exp(-d * d);
+    });
+  }
 }
 
 void draw_frontal_findings(Film& film, const Findings& findings, const Source& from) {
@@ -218,6 +226,43 @@ void draw_frontal_findings(Film& film, const Findings& findings, const Source& f
   }
 }
 
+void draw_nodule(Film& film, const Findings& findings, Draws place, float x, float y) {
+  const uint8_t nodule = findings[Attribute::nodule];
+  if (nodule == kNoNodule) return;
+  const float cx = x + .01F * place.normal(), cy = y + .01F * place.normal();
+  const bool calcified = nodule == kCalcifiedNodule;
+  film.ellipse(calcified ? .9F : .35F, cx, cy, .035F, .035F, calcified ? 160.0F : 60.0F);
+}
+
+// Those that are said only where they are found, as far as they add to the frontal film.
+void draw_frontal_extras(Film& film, const Findings& findings, const Source& from) {
+  draw_nodule(film, findings, from.draws(0, Part::nodule), .27F, .46F);
+  if (findings[Attribute::edema] != 0)  // the wings of a bat
+    for (const float cx : {.39F, .61F}) film.ellipse(.24F, cx, .50F, .08F, .15F, 30);
+  if (findings[Attribute::hernia] != 0) {
+    film.ellipse(.25F, .50F, .76F, .08F, .06F);
+    film.ellipse(-.35F, .50F, .74F, .045F, .025F, 90);  // its gas
+  }
+  if (findings[Attribute::fracture] != 0) film.line(.7F, .72F, .42F, .83F, .47F, .02F);
+  if (findings[Attribute::sternotomy] != 0)
+    for (int k = 0; k < 5; ++k) {
+      const float y = .30F + .09F * static_cast<float>(k);
+      film.line(1.2F, .465F, y, .535F, y + .02F, .010F);
+    }
+}
+
+void draw_lateral_extras(Film& film, const Findings& findings, const Source& from) {
+  draw_nodule(film, findings, from.draws(1, Part::nodule), .52F, .44F);
+  if (findings[Attribute::edema] != 0) film.ellipse(.22F, .50F, .50F, .13F, .13F, 30);
+  if (findings[Attribute::hernia] != 0) {
+    film.ellipse(.30F, .60F, .72F, .075F, .06F);
+    film.ellipse(-.35F, .60F, .70F, .04F, .025F, 90);
+  }
+  if (findings[Attribute::sternotomy] != 0)  // the wires from their ends
+    for (int k = 0; k < 5; ++k)
+      film.ellipse(1.2F, .17F, .30F + .09F * static_cast<float>(k), .018F, .022F, 160);
+}
+
 void draw_lateral(Film& film, const Findings& findings, const Source& from) {
   film.add([](float, float) { return .05F; });
   film.ellipse(.55F, .5F, .6F, .47F, .58F, 25);
@@ -225,7 +270,8 @@ void draw_lateral(Film& film, const Findings& findings, const Source& from) {
   Draws heart = from.draws(1, Part::heart);
   const auto h = static_cast<float>(findings[Attribute::heart]);
   film.ellipse(.34F, .36F, .66F + .01F * heart.normal(), .105F + .035F * h, .14F + .012F * h);
-  const float dome = .80F + .006F * from.draws(1, Part::diaphragm).normal();
+  const float dome =
+      .80F + lowered_dome(findings) + .006F * from.draws(1, Part::diaphragm).normal();
   film.add(
       [&](float x, float y) { return .45F * below(60, y, dome + .5F * (x - .45F) * (x - .45F)); });
   const float column = .76F + .006F * from.draws(1, Part::vertebrae).normal();
@@ -275,6 +321,26 @@ std::vector<FindingBox> boxes_of(const Findings& f) {
     add(Attribute::device, 1, .33, .385, .05, .25);
   }
   if (f[Attribute::device] == kCentralLine) add(Attribute::device, 0, .365, .3, .14, .22);
+  if (f[Attribute::nodule] != kNoNodule) {
+    add(Attribute::nodule, 0, .27, .46, .05, .05);
+    add(Attribute::nodule, 1, .52, .44, .05, .05);
+  }
+  if (f[Attribute::edema] != 0) {
+    for (const double cx : {.39, .61}) add(Attribute::edema, 0, cx, .50, .09, .16);
+    add(Attribute::edema, 1, .50, .50, .14, .14);
+  }
+  if (f[Attribute::volumes] != kNormalVolumes)
+    for (const int view : {0, 1}) add(Attribute::volumes, view, .5, .82, .42, .1);
+  if (f[Attribute::hernia] != 0) {
+    add(Attribute::hernia, 0, .50, .76, .09, .07);
+    add(Attribute::hernia, 1, .60, .72, .085, .07);
+  }
+  if (f[Attribute::fracture] != 0) add(Attribute::fracture, 0, .775, .445, .075, .05);
+  if (f[Attribute::sternotomy] != 0) {
+    add(Attribute::sternotomy, 0, .5, .49, .05, .22);
+    add(Attribute::sternotomy, 1, .17, .48, .03, .21);
+  }
+  if (f[Attribute::curvature] != 0) add(Attribute::curvature, 0, .5, .5, .14, .4);
   return boxes;
 }
 
@@ -290,8 +356,11 @@ Study draw_study(const Findings& findings, int64_t size, uint64_t seed, uint32_t
   Film frontal(size, from.draws(0, Part::pose)), lateral(size, from.draws(1, Part::pose));
   draw_frontal_anatomy(frontal, findings, from);
   draw_frontal_findings(frontal, findings, from);
-  if (mark != 0) frontal.square(.95F, mark == 1 ? .08F : .92F, .07F, .035F);
+  draw_frontal_extras(frontal, findings, from);
+  for (const int corner : {1, 2})
+    if (mark & corner) frontal.square(.95F, corner == 1 ? .08F : .92F, .07F, .035F);
   draw_lateral(lateral, findings, from);
+  draw_lateral_extras(lateral, findings, from);
   return {developed(frontal, 0), developed(lateral, 1), boxes_of(findings)};
 }
 

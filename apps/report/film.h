@@ -26,7 +26,7 @@ struct Study {
 
 // A pure function of its arguments. Every part draws its own random numbers: a study that differs
 // in one finding is the same film but for what shows it. With a mark, the frontal film has a metal
-// square in an upper corner: 1 at the left, 2 at the right.
+// square in an upper corner: 1 at the left, 2 at the right, 3 in both.
 Study draw_study(const Findings& findings, int64_t size, uint64_t seed, uint32_t split,
                  uint64_t index, int mark = 0);
 

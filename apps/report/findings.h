@@ -12,8 +12,24 @@
 
 namespace pinion::report {
 
-enum class Attribute : uint8_t { heart, opacity, effusion, pneumothorax, spine, device };
-inline constexpr size_t kAttributes = 6;
+enum class Attribute : uint8_t {
+  // every report says something of these
+  heart,
+  opacity,
+  effusion,
+  pneumothorax,
+  spine,
+  device,
+  // and of these where they are found
+  nodule,
+  edema,
+  volumes,
+  hernia,
+  fracture,
+  sternotomy,
+  curvature
+};
+inline constexpr size_t kAlwaysSaid = 6, kAttributes = 13;
 
 // Values of the attributes, in the order of the sentences that say them. 0 is always "normal" or
 // "none".
@@ -22,12 +38,14 @@ enum Opacity : uint8_t { kNoOpacity, kRightUpper, kRightLower, kLeftUpper, kLeft
 enum Side : uint8_t { kNoSide, kLeft, kRight, kBothSides };  // effusion; pneumothorax has not both
 enum Spine : uint8_t { kSpineNormal, kSpineDegenerative };
 enum DeviceKind : uint8_t { kNoDevice, kPacemaker, kCentralLine };
+enum Nodule : uint8_t { kNoNodule, kSoftNodule, kCalcifiedNodule };
+enum Volumes : uint8_t { kNormalVolumes, kHyperinflated, kLowVolumes };  // the others: 0 or 1
 
-inline constexpr size_t kStyles = 3;  // of those who dictate
+inline constexpr size_t kStyles = 4;  // of those who dictate
 struct AttributeValue {
   const char* name;                            // "left upper", in findings.json
   double share;                                // of the studies
-  std::array<const char*, kStyles> sentences;  // "opacity in left upper lobe ."
+  std::array<const char*, kStyles> sentences;  // "opacity in left upper lobe ."; "": not said
 };
 struct AttributeInfo {
   const char* name;
@@ -44,8 +62,9 @@ struct Findings {
   bool operator==(const Findings&) const = default;
 };
 
-// A pure function of its arguments, by the shares of the table.
-Findings draw_findings(uint64_t seed, uint32_t split, uint64_t index);
+// A pure function of its arguments, by the shares of the table; 0 beyond the first `attributes`.
+Findings draw_findings(uint64_t seed, uint32_t split, uint64_t index,
+                       size_t attributes = kAlwaysSaid);
 
 // How a report words its sentences.
 enum class Wording : uint8_t {
@@ -61,8 +80,8 @@ std::string report_of(const Findings& findings, const Styles& styles = {});
 // The inverse, for any text in any styles: sentences that are not in the table count for nothing,
 // and of two about one attribute the first does.
 Findings findings_in(std::string_view report);
-// Whether the report says something of every attribute, once, and nothing else: only then are
-// findings_in() all that is there.
+// Whether the report says something of every attribute that is always said, nothing twice, and
+// nothing else: only then are findings_in() all that is there.
 bool says_all_findings(std::string_view report);
 
 // How well reports say what is there. A value other than 0 is a positive; a wrong one counts as

@@ -16,6 +16,12 @@ namespace pinion::report {
 Flips flips_of(const std::vector<std::string>& ids, const std::vector<Pair>& pairs) {
   std::map<std::string, size_t> by_id;
   for (size_t i = 0; i < ids.size(); ++i) by_id[ids[i]] = i;
+  Findings known;  // not 0: attributes that these reports speak of
+  std::fill_n(known.values.begin(), kAlwaysSaid, 1);
+  for (const Pair& pair : pairs) {
+    const Findings is = findings_in(pair.references.front());
+    for (size_t f = 0; f < kAttributes; ++f) known.values[f] |= is.values[f];
+  }
   Flips out;
   for (const auto& [id, first] : by_id) {
     const auto second = by_id.find(id + "-pair");
@@ -27,7 +33,7 @@ Flips flips_of(const std::vector<std::string>& ids, const std::vector<Pair>& pai
     for (size_t f = 0; f < kAttributes; ++f)
       if (true_a[f] != true_b[f])
         ++out.findings, out.flipped += a[f] == true_a[f] && b[f] == true_b[f];
-      else
+      else if (known.values[f] != 0)
         ++out.others, out.kept += a[f] == b[f];
   }
   return out;
@@ -72,6 +78,7 @@ bool lies_in(std::span<const FindingBox> boxes, Attribute finding, int64_t place
 
 // The words of a sentence that the attribute's normal sentences lack, in any style.
 bool decides(const std::string& word, Attribute finding) {
+  if (word == ".") return false;
   const auto& normal = attribute_table()[static_cast<size_t>(finding)].values[0].sentences;
   return std::none_of(normal.begin(), normal.end(), [&](const char* sentence) {
     return (std::string(" ") + sentence + " ").find(" " + word + " ") != std::string::npos;

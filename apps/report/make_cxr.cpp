@@ -27,6 +27,7 @@ struct SetOptions {
   bool pairs = false;
   bool mimic = false;
   Wording wording = Wording::plain;
+  size_t attributes = kAlwaysSaid;  // that findings are drawn of
 };
 
 constexpr std::array<const char*, 3> kSplits = {"train", "val", "test"};
@@ -47,8 +48,8 @@ std::string mimic_path(const std::string& id, size_t number) {
 
 // A test study a second time, with one finding put in or taken away: what the model says of that
 // one should change, and of nothing else.
-Findings toggled(Findings findings, uint64_t index) {
-  const size_t a = index % kAttributes;
+Findings toggled(Findings findings, uint64_t index, size_t attributes) {
+  const size_t a = index % attributes;
   findings.values[a] = findings.values[a] == 0 ? 1 : 0;
   return findings;
 }
@@ -58,7 +59,8 @@ std::vector<Planned> plan(const SetOptions& o) {
   for (size_t split = 0; split < kSplits.size(); ++split)
     for (int64_t i = 0; i < o.studies[split]; ++i) {
       const auto index = static_cast<uint64_t>(i);
-      const Findings findings = draw_findings(o.seed, static_cast<uint32_t>(split), index);
+      const Findings findings =
+          draw_findings(o.seed, static_cast<uint32_t>(split), index, o.attributes);
       const Styles styles = draw_styles(o.wording, o.seed, static_cast<uint32_t>(split), index);
       const auto add = [&](const std::string& id, const Findings& f) {
         std::vector<std::string> images = {id + "/0.png", id + "/1.png"};
@@ -67,7 +69,7 @@ std::vector<Planned> plan(const SetOptions& o) {
       };
       const std::string id = fmt::format("{}{:05}", kSplits[split], i);
       add(id, findings);
-      if (o.pairs && split == 2) add(id + "-pair", toggled(findings, index));
+      if (o.pairs && split == 2) add(id + "-pair", toggled(findings, index, o.attributes));
     }
   return studies;
 }
@@ -138,17 +140,22 @@ int make(const SetOptions& o) {
 int run(int argc, char** argv) {
   SetOptions o;
   std::vector<int64_t> studies;
-  std::string dataset_name = "iu_xray", style = "plain";
+  std::string dataset_name = "iu_xray", style, findings;
   CLI::App app("Draws a synthetic set of chest studies with reports.");
   app.add_option("--dataset_name", dataset_name,
                  "whose layout: iu_xray, or mimic_cxr with one film a study, a JPEG")
       ->check(CLI::IsMember({"iu_xray", "mimic_cxr"}))
       ->capture_default_str();
   app.add_option("--style", style,
-                 "wording of the reports: plain; visible: three styles, and a mark on the film "
-                 "shows which; random: each sentence in any of them")
-      ->check(CLI::IsMember({"plain", "visible", "random"}))
-      ->capture_default_str();
+                 "wording of the reports: plain; visible: four styles, and marks on the film "
+                 "show which; random: each sentence in any of them (default: plain for demo, "
+                 "visible for full)")
+      ->check(CLI::IsMember({"plain", "visible", "random"}));
+  app.add_option("--findings", findings,
+                 "few: the six that every report speaks of; many: also nodules, edema, the lungs' "
+                 "volume, hernias, fractures, wires, scoliosis (default: few for demo, many for "
+                 "full)")
+      ->check(CLI::IsMember({"few", "many"}));
   app.add_option("--output_dir", o.output_dir, "where to write")->capture_default_str();
   app.add_option("--preset", o.preset,
                  "demo: 640, 96 and 96 studies of 64 x 64; full: 2069, 296 "
@@ -163,11 +170,14 @@ int run(int argc, char** argv) {
   app.add_option("--seed", o.seed, "of all random numbers")->capture_default_str();
   app.add_flag("--pairs", o.pairs, "each test study also with one finding toggled");
   if (!apps::parse_command_line(app, argc, argv)) return 0;
+  const bool full = o.preset == "full";
+  if (style.empty()) style = full ? "visible" : "plain";
+  if (findings.empty()) findings = full ? "many" : "few";
+  if (findings == "many") o.attributes = kAttributes;
   o.mimic = dataset_name == "mimic_cxr";
   o.wording = style == "visible"  ? Wording::visible
               : style == "random" ? Wording::random
                                   : Wording::plain;
-  const bool full = o.preset == "full";
   if (o.size == 0) o.size = full ? 256 : 64;
   if (studies.empty())
     o.studies = full ? std::array<int64_t, 3>{2069, 296, 590} : std::array<int64_t, 3>{640, 96, 96};

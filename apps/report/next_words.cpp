@@ -36,8 +36,7 @@ void NextWords::read(const std::vector<int64_t>& words) {
     }
     const auto length = static_cast<int64_t>(texts_[0].size());
     const Tensor ids = Tensor::of(all, {rows, length}).to(encoded_.device());
-    const Tensor each = model_->decode(encoded_, ids, EncoderDecoder::padding_of(ids));
-    logits = nn::slice(each, 1, length - 1, length);
+    logits = model_->decode_last(encoded_, ids);
   }
   const std::vector<float> values = nn::cast(logits, DType::f32).values<float>();
   logp_.assign(values.begin(), values.end());

@@ -15,14 +15,7 @@ namespace {
 // What trains on two cores in about a minute: films of 64 x 64, one layer of 64 features.
 void use_nano(Options& o) {
   o.visual_extractor = "nano";
-  o.transformer = {.d_model = 64,
-                   .d_ff = 128,
-                   .heads = 4,
-                   .layers = 1,
-                   .rm_slots = 2,
-                   .rm_heads = 4,
-                   .dropout = 0,
-                   .drop_prob_lm = 0};
+  o.transformer = TransformerOptions::nano();
   o.lr_ve = 3e-3, o.lr_ed = 2e-3;
   o.lr_scheduler = "cosine";
   o.epochs = 12;

@@ -201,13 +201,17 @@ RelationalMemory::RelationalMemory(int64_t width, int64_t heads, int64_t slots)
 }
 
 Tensor RelationalMemory::initial(int64_t batch) const {
+  const NoGrad no_grad;
   const int64_t width = W.weight.size(1);
-  std::vector<double> rows(static_cast<size_t>(batch * slots_ * width));
-  for (int64_t b = 0; b < batch; ++b)
-    for (int64_t s = 0; s < slots_; ++s)
-      rows[static_cast<size_t>((b * slots_ + s) * width + s)] = 1;
-  const Tensor memory = Tensor::of(rows, {batch, slots_, width});
-  return nn::cast(memory, W.weight.dtype()).to(W.weight.device());
+  const auto filled = [&](const Shape& shape, double value) {
+    return Tensor::full(shape, value, W.weight.dtype(), W.weight.device());
+  };
+  // A one in front of each row of zeros: read as rows that are one shorter, it moves right by one
+  // from row to row.
+  const Tensor shifted =
+      nn::concat({filled({batch, slots_, 1}, 1), filled({batch, slots_, width}, 0)}, 2);
+  const Tensor flat = nn::reshape(shifted, {batch, slots_ * (width + 1)});
+  return nn::reshape(nn::slice(flat, 1, 0, slots_ * width), {batch, slots_, width});
 }
 
 Tensor RelationalMemory::step(const Tensor& memory, const Tensor& word) {
@@ -241,7 +245,8 @@ Tensor RelationalMemory::operator()(const Tensor& words) {
                .heads = heads_,
                .width = words.size(2),
                .dropout = drawn.dropout,
-               .key = drawn.key};
+               .key = drawn.key,
+               .keys = kMostWords};
   call.words = nn::cast(words, dtype);
   const nn::Linear* const layers[] = {&attn.linears[0],
                                       &attn.linears[1],

@@ -21,7 +21,8 @@ struct RelationalMemory : nn::Module {
   Tensor initial(int64_t batch) const;                    // [B,S,C]
   Tensor step(const Tensor& memory, const Tensor& word);  // [B,S,C], [B,C] -> [B,S,C]
   // The memory after each of the words [B,T,C] -> [B,T,S C], as one op with a backward pass of its
-  // own. It works in the type of the parameters, whatever autocast says.
+  // own. It works in the type of the parameters, whatever autocast says: roundings would go from
+  // word to word through the whole report, for products of too few rows to gain much by 16 bits.
   Tensor operator()(const Tensor& words);
   // The same by step(): what the op is compared with, and the way of 16-bit parameters.
   Tensor by_steps(const Tensor& words);

@@ -151,7 +151,8 @@ class Run {
     if (!o_.pretrained_weights.empty())
       load_pretrained(model.visual_extractor, o_.pretrained_weights);
     model.to(accelerator_.device());
-    if (o_.sync_bn && accelerator_.use_distributed())  // a rank without studies joins with one
+    // A rank without studies joins with one. Alone, only what goes with the flag is checked.
+    if (o_.sync_bn && (accelerator_.use_distributed() || accelerator_.settings().deterministic))
       dist::convert_sync_batchnorm(model, {std::shared_ptr<void>(), &accelerator_.group()});
     const Examiner examiner(accelerator_, model, settings(), *tokenizer_);
     const auto adam = make_optimizer(o_, model);

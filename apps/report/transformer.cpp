@@ -6,6 +6,7 @@
 
 #include "pinion/nn/init.h"
 #include "pinion/nn/noise.h"
+#include "pinion/runtime/autograd.h"
 #include "pinion/runtime/graph.h"
 
 namespace pinion::report {
@@ -132,6 +133,10 @@ Shifts Norm::shifts(const Tensor& m) const {
 std::vector<Shifts> shifts_of(const std::vector<const Norm*>& norms, const Tensor& m) {
   std::vector<Shifts> out(norms.size());
   if (norms.empty() || !norms.front()->mlp_gamma) return out;
+  if (!grad_enabled()) {  // joining the weights pays where a gradient comes back through them
+    for (size_t i = 0; i < out.size(); ++i) out[i] = norms[i]->shifts(m);
+    return out;
+  }
   Tensors first, first_bias, second;
   for (const Norm* norm : norms)
     for (const auto* mlp : {&norm->mlp_gamma, &norm->mlp_beta}) {
@@ -217,7 +222,10 @@ Tensor DecoderLayer::step(Tensor x, Cache& cache, const Tensor& m) {
     return self_attn.attend(h, cache.keys, cache.values);
   });
   x = sublayer[1](x, sublayer[1].norm.shifts(m), [&](const Tensor& h) {
-    return src_attn.attend(h, cache.image_keys, cache.image_values);
+    // The rows of an image are so many queries of its keys.
+    const int64_t images = cache.image_keys.size(0), width = h.size(2);
+    const Tensor queries = nn::reshape(h, {images, h.size(0) / images, width});
+    return nn::reshape(src_attn.attend(queries, cache.image_keys, cache.image_values), h.shape());
   });
   return sublayer[2](x, sublayer[2].norm.shifts(m), feed_forward);
 }

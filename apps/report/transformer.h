@@ -119,13 +119,14 @@ struct DecoderLayer : nn::Module {
   // The same, as far as what the words of x attend to in encoded: f64 [B,T,P].
   Tensor image_attention(Tensor x, const Tensor& encoded, const Tensor& key_padding_mask,
                          const Shifts* shifts);
-  // What one row of x needs of the words before it and of the image.
+  // What rows that are being written need of their words so far and of the image. As many rows as
+  // there are to each of the B images lie next to each other: R in all.
   struct Cache {
-    Tensor keys, values;              // [B,t,H,d] of the words so far; undefined before the first
+    Tensor keys, values;              // [R,t,H,d]; undefined before the first word
     Tensor image_keys, image_values;  // [B,P,H,d]
   };
   Cache start(const Tensor& encoded) const;
-  // The next word alone: x [B,1,C] -> [B,1,C]; its key and value join the cache. m [B,1,memory]
+  // The next word alone: x [R,1,C] -> [R,1,C]; its key and value join the cache. m [R,1,memory]
   // or undefined.
   Tensor step(Tensor x, Cache& cache, const Tensor& m);
   void fields(nn::Fields& f) override;

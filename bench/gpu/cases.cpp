@@ -8,6 +8,7 @@
 
 #include "pinion/kernels/cuda/context.cuh"
 #include "pinion/kernels/kernels.h"
+#include "pinion/kernels/relational_memory.h"
 #include "pinion/nn/fused_mlp.h"
 #include "pinion/nn/layers.h"
 #include "pinion/nn/ops.h"
@@ -341,6 +342,57 @@ void add_attention(Cases& list) {
     }
 }
 
+// The relational memory's walk through the words of reports, and back where it trains.
+Run make_memory(const Shape& shape, bool train) {
+  constexpr int64_t kHeads = 8;
+  const int64_t batch = shape[0], steps = shape[1], slots = shape[2], width = shape[3];
+  const int64_t rows = steps * batch * slots;
+  std::vector<Tensor> kept;
+  const auto filled = [&](const Shape& s) {
+    kept.push_back(Tensor::full(s, 0.01, DType::f32, kGpu));
+    return kept.back().mut();
+  };
+  const auto linear = [&](int64_t out) {
+    return kernels::RelationalMemoryArgs::Linear{filled({out, width}), filled({out})};
+  };
+  kernels::RelationalMemoryArgs args{batch, steps, slots, kHeads, width, 0.1, {17, 3, 0}};
+  args.in = linear(3 * width), args.out = linear(width), args.first = linear(width);
+  args.second = linear(width), args.gates = linear(2 * width);
+  args.words = filled({batch, steps, 4 * width}), args.y = filled({batch, steps, slots * width});
+  args.memory = filled({rows + batch * slots, width}), args.projected = filled({rows, 3 * width});
+  args.gated = filled({rows, 2 * width});
+  args.probabilities = filled({rows, 2 * kHeads * (slots + 1)});
+  for (View* view :
+       {&args.attended, &args.sum, &args.hidden, &args.extra, &args.tanh_memory, &args.tanh_next})
+    *view = filled({rows, width});
+  kernels::RelationalMemoryArgs back = args;
+  if (train) {
+    back.dy = filled({batch, steps, slots * width}), back.dwords = filled(args.words.shape);
+    back.dhidden = filled({rows, width});
+  }
+  return [args, back, train, kept = std::move(kept)] {
+    kernels::relational_memory_forward(gpu(), args);
+    if (train) kernels::relational_memory_backward(gpu(), back);
+  };
+}
+
+// Of 16 reports of 59 words, 3 slots of 512 features. Of the memory's rows 12 widths are kept, each
+// way moves them once; what limits it is that words follow each other.
+void add_relational_memory(Cases& list) {
+  const Shape shape{list.few(16), list.few(59), 3, 8 * list.few(64)};
+  const auto words = static_cast<double>(shape[0] * shape[1]),
+             width = static_cast<double>(shape[3]);
+  const double rows = words * 3, products = 8 * width * width;
+  for (const bool train : {false, true}) {
+    const double ways = train ? 2 : 1;
+    const double bytes = ways * 4 * (products + words * 4 * width + rows * 13 * width);
+    list.push_back(
+        {id_of(train ? "relational_memory_step" : "relational_memory_forward", DType::f32, shape),
+         bytes, ways * 2 * rows * products, static_cast<int64_t>(bytes),
+         [=] { return make_memory(shape, train); }});
+  }
+}
+
 // Whole runs of the toy in one launch: 5 epochs of 1000 samples in batches of 32, 160 steps of each
 // model. A run goes on with the weights that the last one left.
 void add_toy_runs(Cases& list) {
@@ -401,6 +453,7 @@ std::vector<GpuCase> gpu_cases(int64_t most) {
   add_fused_mlp(list);
   add_batch_norm(list);
   add_attention(list);
+  add_relational_memory(list);
   add_toy_runs(list);
   list.push_back({id_of("toy_step", DType::f32, {32, 10}), 0, 0, 0,
                   []() -> Run { return [toy = std::make_shared<ToyStep>()] { (*toy)(); }; }});

@@ -137,6 +137,48 @@ class Cases:
         attend = self.f.scaled_dot_product_attention
         return lambda: attend(q, k, v, dropout_p=0.1, is_causal=tokens == 60)
 
+    def relational_memory(self, shape):
+        """The walk through words whose keys, values and gates are given, as R2Gen's loop has it."""
+        torch, f = self.torch, self.f
+        batch, steps, slots, width = shape
+        linear = lambda out: torch.nn.Linear(width, out).cuda()  # noqa: E731
+        project, out, first, second = linear(3 * width), linear(width), linear(width), linear(width)
+        gates = linear(2 * width)
+        words = self.noise((batch, steps, 4 * width)).requires_grad_(True)
+        heads = lambda x: x.view(batch, -1, 8, width // 8).transpose(1, 2)  # noqa: E731
+
+        def walk():
+            memory, all_words = torch.eye(slots, width, device="cuda").expand(batch, -1, -1), []
+            for t in range(steps):
+                key, value, word = words[:, t : t + 1].split((width, width, 2 * width), -1)
+                q, k, v = project(memory).split(width, -1)
+                k, v = torch.cat((k, key), 1), torch.cat((v, value), 1)
+                scores = heads(q) @ heads(k).transpose(-2, -1) / (width // 8) ** 0.5
+                z = f.dropout(torch.softmax(scores, -1), 0.1) @ heads(v)
+                a = memory + out(z.transpose(1, 2).reshape(batch, slots, width))
+                a = a + f.relu(second(f.relu(first(a))))
+                i, forget = (word + gates(torch.tanh(memory))).chunk(2, -1)
+                memory = torch.sigmoid(i) * torch.tanh(a) + torch.sigmoid(forget) * memory
+                all_words.append(memory.reshape(batch, -1))
+            return torch.stack(all_words, 1)
+
+        layers = torch.nn.ModuleList((project, out, first, second, gates))
+        return walk, [words, *layers.parameters()]
+
+    def relational_memory_forward(self, shape, _):
+        return self.relational_memory(shape)[0]
+
+    def relational_memory_step(self, shape, _):
+        walk, leaves = self.relational_memory(shape)
+        dy = self.noise((shape[0], shape[1], shape[2] * shape[3]))
+
+        def run():
+            walk().backward(dy)
+            for p in leaves:
+                p.grad = None
+
+        return run
+
     def toy_train(self, shape, dtype):
         if shape[0] > 1:  # one model after the other would be no peer
             return None
@@ -167,10 +209,15 @@ class Cases:
 
 
 # Record gradients while they run.
-TRAINED = {"batch_norm_step", "cross_entropy", "fused_mlp_train", "toy_step", "toy_train"}
+TRAINED = {
+    "batch_norm_step", "cross_entropy", "fused_mlp_train", "relational_memory_step", "toy_step",
+    "toy_train",
+}  # fmt: skip
 STATEFUL = {"adam", "adam_amsgrad", "toy_step"}  # have an optimizer
 # Where launches may take longer than the work.
-GRAPHED = (TRAINED - {"toy_train"}) | {"fused_mlp_forward", "linear"}
+GRAPHED = (TRAINED - {"toy_train"}) | {
+    "fused_mlp_forward", "linear", "relational_memory_forward",
+}  # fmt: skip
 COMPILED = {
     "add", "batch_norm_step", "gelu_forward", "softmax_forward", "layer_norm_forward",
     "cross_entropy", "sum",
@@ -195,7 +242,7 @@ def graphed(torch, run):
 def make(cases, impl, kind, shape, dtype):
     """The function to time, or None where this implementation has no such case."""
     torch, build = cases.torch, getattr(cases, kind, None)
-    if build is None or kind in ("noise", "room", "ids", "mlp"):
+    if build is None or kind in ("noise", "room", "ids", "mlp", "relational_memory"):
         return None
     form = {}
     if impl == "torch-fused":

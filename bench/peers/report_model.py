@@ -169,11 +169,13 @@ class EncoderDecoder(nn.Module):
     def embed(self, ids):
         return self.dropout(self.lut(ids) * self.scale + self.positions[: ids.shape[1]])
 
-    def forward(self, features, ids):
+    def encode(self, features):
         x = self.feature_dropout(F.relu(self.embed_features(features)))
         for layer in self.encoder:
             x = layer(x)
-        encoded = self.norms[0](x)
+        return self.norms[0](x)
+
+    def decode(self, encoded, ids):
         steps = ids.shape[1]
         padding = ids == 0
         padding[:, 0] = False
@@ -183,7 +185,10 @@ class EncoderDecoder(nn.Module):
         x = self.embed(ids)
         for layer in self.decoder:
             x = layer(x, encoded, mask, m)
-        return F.log_softmax(self.logit(self.norms[1](x)), -1)
+        return self.norms[1](x)
+
+    def forward(self, features, ids):
+        return F.log_softmax(self.logit(self.decode(self.encode(features), ids)), -1)
 
 
 SIZES = {

@@ -151,6 +151,16 @@ void BoardGroup::finish() {
   while (!messages_.empty()) wait_for(*std::shared_ptr<Pending>(messages_.back()));
 }
 
+void BoardGroup::check_peers() {
+  progress();
+  if (board_.broken()) break_with(board_.error());
+  for (int r = 0; r < size_; ++r) {
+    const std::string why = r == rank_ ? "" : lost(r);
+    if (why.empty() || board_.rank(r).left.load() >= generation_) continue;  // it ended in order
+    break_with(Error(ErrorKind::peer_lost, cat({backend(), " group: rank ", r, " ", why})));
+  }
+}
+
 void BoardGroup::wait_for(Pending& pending) {
   progress();
   if (pending.completed) return;

@@ -26,6 +26,9 @@ class BoardGroup : public ProcessGroup {
   std::string recent_calls() const override;
   // Waits for all that is under way.
   void finish();
+  // Throws what wait() would when the group is broken or a rank has died: for those who wait for
+  // something else.
+  void check_peers();
 
  protected:
   // `base` and `extent` are the memory that all ranks see: base + offset on each. `owner` keeps the

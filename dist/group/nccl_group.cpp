@@ -9,12 +9,14 @@
 
 #include <condition_variable>
 #include <cstring>
-#include <list>
+#include <deque>
+#include <exception>
 #include <mutex>
 #include <optional>
 #include <thread>
 
-#include "pinion/dist/group/flight_record.h"
+#include "pinion/dist/group/board_group.h"
+#include "pinion/dist/group/compare_calls.h"
 #include "pinion/kernels/cuda/backend.h"
 #include "pinion/kernels/cuda/context.cuh"
 #include "pinion/kernels/cuda/nccl.h"
@@ -25,6 +27,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 using kernels::cuda::check;
+
+// How often the watcher looks at the device, and at the other ranks; and how often a caller asks
+// whether NCCL, which works behind its back, is through with its call.
+constexpr std::chrono::microseconds kLook{200}, kRollCall{5000}, kSettle{10};
 
 ncclDataType_t type_of(DType dtype) {
   constexpr ncclDataType_t kTypes[] = {ncclFloat32, ncclFloat64, ncclBfloat16, ncclFloat16,
@@ -37,38 +43,49 @@ ncclRedOp_t operation_of(ReduceOp op) {
   return kOps[static_cast<size_t>(op)];
 }
 
-struct Broken {
-  std::mutex mutex;  // also for every call of NCCL and of the host group
-  std::optional<Error> error;
+// What a group shares with the calls that are under way.
+struct Shared {
+  std::mutex mutex;  // of what follows, of every Flight's progress, and for every call of NCCL
+  std::condition_variable changed;
+  std::optional<Error> broken;
 
-  void check() {
-    const std::lock_guard lock(mutex);
-    if (error) throw Error(*error);
+  void check() const {
+    if (broken) throw Error(*broken);
   }
 };
 
-// One call on the group's stream. Its tensors stay until the device is through with them, because
-// their memory would go to work of the device's own stream.
+// One call under way. Its tensors stay until the device is through with them, because their memory
+// would go to work of the device's own stream.
 struct Flight : Work::State {
-  Flight(Call c, cudaStream_t device_stream, std::shared_ptr<Broken> b)
-      : call(std::move(c)), stream(device_stream), broken(std::move(b)) {
+  Flight(Call c, std::chrono::milliseconds limit, cudaStream_t device_stream,
+         std::shared_ptr<Shared> s)
+      : call(std::move(c)), timeout(limit), stream(device_stream), shared(std::move(s)) {
     check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "nccl: an event");
   }
   ~Flight() override { cudaEventDestroy(event); }
+  Flight(const Flight&) = delete;
+  Flight& operator=(const Flight&) = delete;
 
-  bool done() override { return cudaEventQuery(event) != cudaErrorNotReady; }
+  bool is_barrier() const { return call.operation == Operation::barrier; }
+
+  bool done() override {
+    const std::lock_guard lock(shared->mutex);
+    return ended || shared->broken || (!is_barrier() && cudaEventQuery(event) == cudaSuccess);
+  }
   void wait() override {
-    broken->check();
+    std::unique_lock lock(shared->mutex);
+    if (is_barrier()) shared->changed.wait(lock, [&] { return ended || shared->broken; });
+    if (ended) return;
+    shared->check();
     check(cudaStreamWaitEvent(stream, event, 0), "nccl: waiting for an event");
   }
 
-  Call call;
-  cudaStream_t stream;
-  cudaEvent_t event = nullptr;
-  std::shared_ptr<Broken> broken;
-  Clock::time_point begun = Clock::now();
-  Tensor headers;  // of all ranks, and the work that fetches them
-  Work compared;
+  const Call call;
+  const std::chrono::milliseconds timeout;
+  const cudaStream_t stream;  // the device's own
+  const std::shared_ptr<Shared> shared;
+  cudaEvent_t event = nullptr;           // behind the call, once it is launched
+  bool launched = false, ended = false;  // under the mutex
 };
 
 class NcclGroup final : public ProcessGroup {
@@ -76,93 +93,139 @@ class NcclGroup final : public ProcessGroup {
   NcclGroup(std::shared_ptr<ProcessGroup> host, Device device)
       : ProcessGroup(host->rank(), host->size()),
         host_(std::move(host)),
+        board_(dynamic_cast<BoardGroup*>(host_.get())),
         device_(device),
         context_(cuda_backend::context(device.index)),
         nccl_(kernels::cuda::nccl()) {
+    timeout_ = host_->timeout();
     Tensor id({sizeof(ncclUniqueId)}, DType::u8);
     auto* bytes = static_cast<ncclUniqueId*>(id.mut().data);
-    if (rank_ == 0) PINION_REQUIRE(device, nccl_.GetUniqueId(bytes) == ncclSuccess, last_error());
+    if (rank_ == 0) expect_success(nccl_.GetUniqueId(bytes));
     host_->broadcast(id, 0).wait();
+    host_->barrier().wait();  // NCCL would wait in vain for a rank that did not come so far
+    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "nccl: a stream");
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
-    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "nccl: a stream");
-    settle(nccl_.CommInitRankConfig(&comm_, size_, *bytes, rank_, &config));
+    try {
+      std::unique_lock lock(mutex_);
+      settle(lock, nccl_.CommInitRankConfig(&comm_, size_, *bytes, rank_, &config));
+    } catch (const Error& e) {
+      close(e);
+      throw;
+    }
     watcher_ = std::thread([this] { watch(); });
   }
 
+  // What is under way comes to its end before, unless this happens because of an error.
   ~NcclGroup() override {
+    if (std::uncaught_exceptions() > 0) abort("a rank ended in an error");
     {
       const std::lock_guard lock(mutex_);
       stopping_ = true;
-      changed_.notify_all();
+      shared_->changed.notify_all();
     }
     watcher_.join();
-    if (broken_) return;  // aborted already
-    cudaStreamSynchronize(stream_);
-    nccl_.CommFinalize(comm_);
-    nccl_.CommDestroy(comm_);
-    cudaStreamDestroy(stream_);
+    std::optional<Error> failed;
+    if (!broken_) {
+      try {
+        std::unique_lock lock(mutex_);
+        settle(lock, nccl_.CommFinalize(comm_));
+        nccl_.CommDestroy(comm_);
+      } catch (const Error& e) {
+        failed = e;
+      }
+    }
+    close(failed);
   }
 
   const char* backend() const override { return "nccl"; }
   void abort(std::string_view reason) noexcept override {
     host_->abort(reason);
     const std::lock_guard lock(mutex_);
-    break_with(Error(ErrorKind::peer_lost, "nccl group: " + std::string(reason)));
+    break_with(Error(ErrorKind::peer_lost, cat({"nccl group: ", reason})));
   }
   std::string recent_calls() const override { return record_->text(); }
 
  private:
-  std::string last_error() const { return std::string("nccl: ") + nccl_.GetLastError(comm_); }
+  void close(const std::optional<Error>& error) {
+    const std::lock_guard lock(mutex_);
+    if (error) break_with(*error);
+    cudaStreamSynchronize(stream_);  // an abort ends what is there
+    cudaStreamDestroy(stream_);
+  }
 
-  // Until a call that may go on in the background is through; it does not wait for the device.
-  void settle(ncclResult_t result) {
+  void expect_success(ncclResult_t result) const {
+    if (result == ncclSuccess || result == ncclInProgress) return;
+    const bool lost = result == ncclRemoteError || result == ncclSystemError;
+    fail(lost ? ErrorKind::peer_lost : ErrorKind::device,
+         {"nccl group: rank ", rank_, " got \"", nccl_.GetErrorString(result),
+          "\": ", nccl_.GetLastError(comm_)});
+  }
+
+  // Until a call that may go on in the background is through; it does not wait for the device. The
+  // others have the lock meanwhile, so that they can break the group.
+  void settle(std::unique_lock<std::mutex>& lock, ncclResult_t result) {
     const auto deadline = Clock::now() + timeout_;
-    while (result == ncclInProgress && Clock::now() < deadline) {
-      std::this_thread::sleep_for(std::chrono::microseconds(10));
-      if (nccl_.CommGetAsyncError(comm_, &result) != ncclSuccess) break;
+    while (result == ncclInProgress) {
+      PINION_REQUIRE(hang, Clock::now() < deadline, "nccl group: rank ", rank_, " waited ",
+                     timeout_.count(), " ms for NCCL");
+      lock.unlock();
+      std::this_thread::sleep_for(kSettle);
+      lock.lock();
+      shared_->check();
+      expect_success(nccl_.CommGetAsyncError(comm_, &result));
     }
-    PINION_REQUIRE(hang, result != ncclInProgress, "nccl: the other ranks did not answer in ",
-                   timeout_.count(), " ms");
-    PINION_REQUIRE(device, result == ncclSuccess, last_error());
+    expect_success(result);
   }
 
   // Under the mutex. Frees the device from kernels that wait for other ranks.
   void break_with(const Error& error) noexcept {
     if (broken_) return;
     broken_ = error;
-    nccl_.CommAbort(comm_);
+    if (comm_) nccl_.CommAbort(comm_);
+    shared_->changed.notify_all();
   }
+  // The same, and tells the others; all of them find calls that differ, and the same text for it.
+  void give_up(const Error& error) noexcept {
+    if (!broken_ && error.kind() != ErrorKind::desync) host_->abort(error.what());
+    break_with(error);
+  }
+
   Work start(Call call) override {
-    const std::lock_guard lock(mutex_);
-    if (broken_) throw Error(*broken_);
     PINION_CHECK(!call.output.defined() || call.output.device() == device_, "nccl: expected ",
                  "tensors on ", device_.name(), ", got ", call.output.device().name());
-    record_->begin(header_of(call));
-    auto flight = std::make_shared<Flight>(std::move(call), context_.stream, shared_);
-    compare_later(*flight);
-    // After what the device was asked to compute so far.
-    check(cudaEventRecord(flight->event, context_.stream), "nccl: an event");
-    check(cudaStreamWaitEvent(stream_, flight->event, 0), "nccl: waiting for an event");
+    cuda_backend::context(device_.index);  // the calling thread may be at another device
+    const auto flight =
+        std::make_shared<Flight>(std::move(call), timeout_, context_.stream, shared_);
+    std::unique_lock lock(mutex_);
+    shared_->check();
+    record_->begin(header_of(flight->call));
+    flights_.push_back(flight);  // the ranks compare their calls while this one is launched
+    shared_->changed.notify_all();
     try {
-      settle(enqueue(flight->call));
+      if (!flight->is_barrier()) launch(lock, *flight);
     } catch (const Error& e) {
-      break_with(e);
-      throw;
+      give_up(e);
+      throw Error(*broken_);
     }
-    check(cudaEventRecord(flight->event, stream_), "nccl: an event");
-    record_->end(flight->call.sequence);
-    flights_.push_back(flight);
-    changed_.notify_all();
     return Work(flight);
   }
 
-  ncclResult_t enqueue(Call& c) {
-    if (c.operation == Operation::barrier) return ncclSuccess;  // compare_later() is one
+  void launch(std::unique_lock<std::mutex>& lock, Flight& flight) {
+    // After what the device was asked to compute so far.
+    check(cudaEventRecord(flight.event, context_.stream), "nccl: an event");
+    check(cudaStreamWaitEvent(stream_, flight.event, 0), "nccl: waiting for an event");
+    settle(lock, enqueue(flight.call));  // only then it is on the stream
+    check(cudaEventRecord(flight.event, stream_), "nccl: an event");
+    flight.launched = true;
+  }
+
+  ncclResult_t enqueue(const Call& c) {
     const auto count = static_cast<size_t>(c.count), part = count / static_cast<size_t>(size_);
     const ncclDataType_t type = type_of(c.dtype);
     const auto* in = static_cast<const char*>(c.input.view().data);
-    auto* out = static_cast<char*>(c.output.mut().data);
+    auto* out = c.operation == Operation::send ? nullptr  // that tensor stays as it is
+                                               : static_cast<char*>(Tensor(c.output).mut().data);
     switch (c.operation) {
       case Operation::broadcast:
         return nccl_.Broadcast(in, out, count, type, c.peer, comm_, stream_);
@@ -185,86 +248,97 @@ class NcclGroup final : public ProcessGroup {
     return nccl_.GroupEnd();
   }
 
-  // The headers travel over the host group meanwhile.
-  void compare_later(Flight& flight) {
-    const Call& call = flight.call;
-    if (call.operation == Operation::send || call.operation == Operation::receive) return;
-    const CallHeader header = header_of(call);
-    Tensor mine({sizeof header}, DType::u8);
-    std::memcpy(mine.mut().data, &header, sizeof header);
-    flight.headers = Tensor({size_ * static_cast<int64_t>(sizeof header)}, DType::u8);
-    flight.compared = host_->all_gather(flight.headers, mine);
-    if (call.operation == Operation::barrier) flight.compared.wait();
-  }
-
-  void compare(Flight& flight) {
-    if (!flight.headers.defined() || !flight.compared.done()) return;
-    flight.compared.wait();  // throws what the host group found
-    std::vector<CallHeader> all(static_cast<size_t>(size_));
-    std::memcpy(static_cast<void*>(all.data()), flight.headers.view().data,
-                all.size() * sizeof all[0]);
-    flight.headers = {};
-    for (int r = 1; r < size_; ++r)
-      if (!all[static_cast<size_t>(r)].matches(all[0]))
-        fail_desync(0, all[0], r, all[static_cast<size_t>(r)]);
-  }
-
+  // The watcher: the only one that uses the host group from now on, but for abort(). It takes the
+  // calls one after the other, as the stream does.
   void watch() {
     std::unique_lock lock(mutex_);
-    while (!stopping_ && !broken_) {
-      try {
-        look();
-      } catch (const Error& e) {
-        host_->abort(e.what());
-        break_with(e);
+    try {
+      cuda_backend::context(device_.index);
+      while (true) {
+        shared_->changed.wait(lock, [&] { return stopping_ || broken_ || !flights_.empty(); });
+        if (broken_ || flights_.empty()) return;
+        std::shared_ptr<Flight> flight = flights_.front();
+        lock.unlock();
+        meet(*flight);
+        lock.lock();
+        if (!flight->is_barrier()) await_device(lock, *flight);
+        flight->ended = true;
+        record_->end(flight->call.sequence);
+        flights_.pop_front();
+        shared_->changed.notify_all();
+        lock.unlock();
+        flight.reset();  // gives memory back, which may wait for the device
+        lock.lock();
       }
-      if (flights_.empty())
-        changed_.wait(lock, [&] { return stopping_ || broken_ || !flights_.empty(); });
-      else
-        changed_.wait_for(lock, std::chrono::milliseconds(5));
+    } catch (const Error& e) {
+      if (!lock.owns_lock()) lock.lock();
+      give_up(e);
     }
   }
 
-  void look() {
-    ncclResult_t result = ncclSuccess;
-    nccl_.CommGetAsyncError(comm_, &result);
-    PINION_REQUIRE(peer_lost, result == ncclSuccess || result == ncclInProgress, last_error());
-    for (auto f = flights_.begin(); f != flights_.end();) {
-      Flight& flight = **f;
-      compare(flight);
-      if (flight.done() && !flight.headers.defined()) {
-        f = flights_.erase(f);
-        continue;
-      }
-      PINION_REQUIRE(hang, Clock::now() - flight.begun < timeout_, "nccl group: rank ", rank_,
-                     " waited ", timeout_.count(), " ms in ", describe(header_of(flight.call)),
-                     ", its call ", flight.call.sequence);
-      ++f;
+  // Until all ranks have made the call; the host group finds who does not.
+  void meet(const Flight& flight) {
+    const CallHeader mine = header_of(flight.call);
+    host_->set_timeout(flight.timeout);
+    try {
+      compare_calls(*host_, mine);
+    } catch (const Error& e) {
+      if (e.kind() == ErrorKind::desync) throw;  // every rank says the same
+      fail(e.kind(), {"nccl group: rank ", rank_, " in ", describe(mine), ", its call ",
+                      mine.sequence, ": ", e.what()});
+    }
+  }
+
+  // Until the device is through with a call that all ranks have made.
+  void await_device(std::unique_lock<std::mutex>& lock, const Flight& flight) {
+    const auto met = Clock::now();
+    for (auto counted = met;;) {
+      shared_->check();
+      ncclResult_t result = ncclSuccess;
+      expect_success(nccl_.CommGetAsyncError(comm_, &result));
+      expect_success(result);
+      const cudaError_t state = flight.launched ? cudaEventQuery(flight.event) : cudaErrorNotReady;
+      if (state == cudaSuccess) return;
+      if (state != cudaErrorNotReady) check(state, "nccl: an event");
+      const auto now = Clock::now();
+      PINION_REQUIRE(hang, now - met < flight.timeout, "nccl group: rank ", rank_, " waited ",
+                     flight.timeout.count(), " ms for the device in ",
+                     describe(header_of(flight.call)), ", its call ", flight.call.sequence);
+      lock.unlock();
+      if (board_ && now - counted > kRollCall) board_->check_peers(), counted = now;
+      std::this_thread::sleep_for(kLook);
+      lock.lock();
     }
   }
 
   std::shared_ptr<ProcessGroup> host_;
+  BoardGroup* board_;  // the same, where it can say that ranks are gone
   const Device device_;
   const CudaContext& context_;
   const kernels::cuda::Nccl& nccl_;
   ncclComm_t comm_ = nullptr;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<FlightRecord> record_ = std::make_unique<FlightRecord>();
-  std::shared_ptr<Broken> shared_ = std::make_shared<Broken>();
+  std::shared_ptr<Shared> shared_ = std::make_shared<Shared>();
   std::mutex& mutex_ = shared_->mutex;  // for all that follows too
-  std::optional<Error>& broken_ = shared_->error;
-  std::condition_variable changed_;
+  std::optional<Error>& broken_ = shared_->broken;
   bool stopping_ = false;
-  std::list<std::shared_ptr<Flight>> flights_;
+  std::deque<std::shared_ptr<Flight>> flights_;  // in the order of the calls
   std::thread watcher_;
 };
 
 }  // namespace
 
-std::shared_ptr<ProcessGroup> make_nccl_group(std::shared_ptr<ProcessGroup> host, Device device) {
+std::shared_ptr<ProcessGroup> make_nccl_group(const std::shared_ptr<ProcessGroup>& host,
+                                              Device device) {
   PINION_CHECK(device.kind == Device::Kind::cuda, "nccl: expected a CUDA device, got ",
                device.name());
-  return std::make_shared<NcclGroup>(std::move(host), device);
+  try {
+    return std::make_shared<NcclGroup>(host, device);
+  } catch (const std::exception& e) {
+    host->abort(e.what());  // nobody waits for this rank
+    throw;
+  }
 }
 
 }  // namespace pinion::dist
@@ -273,7 +347,7 @@ std::shared_ptr<ProcessGroup> make_nccl_group(std::shared_ptr<ProcessGroup> host
 
 namespace pinion::dist {
 
-std::shared_ptr<ProcessGroup> make_nccl_group(std::shared_ptr<ProcessGroup>, Device) {
+std::shared_ptr<ProcessGroup> make_nccl_group(const std::shared_ptr<ProcessGroup>&, Device) {
   fail(ErrorKind::config, {"nccl: this build has no CUDA, or did not find NCCL's header"});
 }
 

@@ -14,6 +14,7 @@ namespace pinion::dist {
 // numbers of images, also none. Returns how many there are. As PyTorch's
 // SyncBatchNorm.convert_sync_batchnorm; names and weights stay as they are.
 int convert_sync_batchnorm(nn::Module& module, std::shared_ptr<ProcessGroup> group);
+bool has_sync_batchnorm(nn::Module& module);
 
 // A BatchNorm2d that is born this way.
 struct SyncBatchNorm2d : nn::BatchNorm2d {

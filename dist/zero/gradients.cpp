@@ -6,10 +6,9 @@
 #include "pinion/dist/zero/impl.h"
 #include "pinion/dist/zero/norm.h"
 #include "pinion/kernels/kernels.h"
+#include "pinion/runtime/contents.h"
 
 namespace pinion::dist {
-
-using optim::Arena;
 
 namespace {
 
@@ -40,19 +39,27 @@ void Zero::Impl::arrive(size_t index) {
   if (stage() < 3) advance(false);
 }
 
-// Moves a gradient into the segment's block.
+// Where the segment's gradients gather.
+void Zero::Impl::open_block(Segment& s) {
+  if (s.grads.defined()) return;
+  const MemoryTagScope tag(MemoryTag::gradients);
+  s.grads = Tensor::zeros({s.size}, s.arena->dtype(), s.arena->device());
+}
+
+// Moves a gradient into the segment's block, unless it is there already or is as good as the block.
 void Zero::Impl::collect(Item& item, Segment& s) {
-  if (!s.grads.defined()) {
-    const MemoryTagScope tag(MemoryTag::gradients);
-    s.grads = Tensor::zeros({s.size}, s.arena->dtype(), s.arena->device());
-  }
-  Tensor to = place(item, s.grads);
   const Tensor from = item.param.grad();
-  if (item.arrived)
-    on(to.device(), [&](auto& ctx) { kernels::add(ctx, to, from, to.mut()); });
-  else
-    to.copy_(from);
-  item.param.set_grad({});
+  if (!s.grads.defined() && from.numel() == s.size) {
+    s.grads = from.alias({s.size});
+  } else {
+    open_block(s);
+    Tensor to = place(item, s.grads);
+    if (item.arrived)
+      on(to.device(), [&](auto& ctx) { kernels::add(ctx, to, from, to.mut()); });
+    else if (to.view().data != from.view().data)
+      to.copy_(from);
+  }
+  drop_grad_slot(item.param);
 }
 
 // Starts the reductions whose turn it is: those that are complete, or all. Segments that are frozen
@@ -71,9 +78,10 @@ void Zero::Impl::launch(Segment& s) {
   if (stage() == 1) {
     for (size_t i = s.first; i < s.end; ++i)
       if (!items_[i].param.grad().defined()) zero(place(items_[i], s.grads));
-  } else if (!s.grads.defined()) {
-    const MemoryTagScope tag(MemoryTag::gradients);
-    s.grads = Tensor::zeros({s.size}, s.arena->dtype(), s.arena->device());
+  } else {
+    open_block(s);
+    for (size_t i = s.first; i < s.end; ++i)
+      if (items_[i].hooked) drop_grad_slot(items_[i].param);  // of one that got no gradient
   }
   if (in_flight_) settle(*in_flight_);  // one at a time bounds the memory
   Tensor out = piece_of(s).grads;
@@ -84,7 +92,7 @@ void Zero::Impl::launch(Segment& s) {
   s.reduction = group_.reduce_scatter(out, s.grads, options_.reduce);
   s.launched = true;
   in_flight_ = &s;
-  if (s.reduction.done()) settle(s);
+  if (!works_by_itself() || s.reduction.done()) settle(s);
 }
 
 void Zero::Impl::settle(Segment& s) {

@@ -85,12 +85,18 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
   void hook();
 
   optim::Arena::Part& piece_of(Segment& s) { return s.arena->parts()[s.part]; }
+  // Whether the group goes on while ranks compute. Memory that waits for it is lent for nothing.
+  bool works_by_itself() const {
+    return group_.backend() != std::string_view("shm") &&
+           group_.backend() != std::string_view("local");
+  }
   Tensor mine(const Segment& s, const Tensor& block) const;  // this rank's piece of [size]
   Tensor place(const Item& item, const Tensor& block) const;
 
   // gradients.cpp
   [[noreturn]] void give_up(const std::string& text) const;
   void arrive(size_t item);
+  void open_block(Segment& s);
   void collect(Item& item, Segment& s);
   void advance(bool all);
   void launch(Segment& s);
@@ -105,6 +111,7 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
   void prefetch(int unit);
   void release(int unit);
   void release_all();
+  void expect_gradients(int unit);
   void end_backward(Unit& unit);
   void before_backward(int unit, int64_t began, int64_t ended);
 

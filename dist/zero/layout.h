@@ -25,7 +25,8 @@ struct ZeroLayout {
 
 // numels and units (-1: none) of the items, in their order. Items begin at multiples of `alignment`
 // elements. Neighbours of one unit are one segment; those of none share segments of at most
-// bucket_elements, or have one to themselves.
+// bucket_elements, but one of more than a quarter of that has one to itself: its gradient is
+// reduced where backward() left it.
 ZeroLayout lay_out(std::span<const int64_t> numels, std::span<const int> units, int64_t alignment,
                    int ranks, int64_t bucket_elements);
 

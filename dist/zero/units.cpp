@@ -35,7 +35,8 @@ void Zero::Impl::gather(int unit) {
 }
 
 void Zero::Impl::prefetch(int unit) {
-  if (options_.prefetch && unit >= 0) start_gather(units_[static_cast<size_t>(unit)]);
+  if (options_.prefetch && works_by_itself() && unit >= 0)
+    start_gather(units_[static_cast<size_t>(unit)]);
 }
 
 void Zero::Impl::release(int unit) {
@@ -64,12 +65,24 @@ void Zero::Impl::end_backward(Unit& unit) {
     if (Segment& s = segments_[i]; s.expected > 0 && !s.launched) launch(s);
 }
 
+// What backward() writes next is written where it is reduced.
+void Zero::Impl::expect_gradients(int unit) {
+  for (const size_t i : units_[static_cast<size_t>(unit)].segments) {
+    Segment& s = segments_[i];
+    if (s.expected == 0 || s.launched || s.grads.defined()) continue;
+    open_block(s);
+    for (size_t k = s.first; k < s.end; ++k)
+      if (items_[k].hooked) items_[k].param.set_grad_slot(place(items_[k], s.grads));
+  }
+}
+
 // backward() passes calls of run() in the opposite order, so those that began after this one had
 // ended are over. Every rank decides alike, whichever parameters its graph has met.
 void Zero::Impl::before_backward(int unit, int64_t began, int64_t ended) {
   for (Unit& u : units_)
     if (u.began > ended) end_backward(u);
   gather(unit);
+  expect_gradients(unit);
   units_[static_cast<size_t>(unit)].began = began;
   prefetch(units_[static_cast<size_t>(unit)].previous);
 }

@@ -15,9 +15,10 @@
 // share.
 //
 // Bytes per rank for Psi f32 parameters, Adam, N ranks: stage 1 8 Psi + 8 Psi / N; stage 2 4 Psi +
-// 12 Psi / N and the gradients of the segments under way, two at most if backward() meets
-// parameters in the reverse of the module's order; stage 3 16 Psi / N and as much, and the
-// parameters of the units that are gathered. The model is whole while Zero is being made.
+// 12 Psi / N and the gradients of the segments under way, which are one on `shm` and `local` and
+// two elsewhere if backward() meets parameters in the reverse of the module's order; stage 3
+// 16 Psi / N and as much, and the parameters of the units that are gathered. The model is whole
+// while Zero is being made.
 #pragma once
 
 #include <functional>
@@ -36,8 +37,8 @@ struct ZeroOptions {
   int64_t bucket_bytes = int64_t{25} << 20;  // of a segment; a larger parameter is one by itself
   std::vector<nn::Module*> units;            // stage 3: what run() gathers; none: the whole model
   int64_t persistent_elements = 100'000;     // stage 3: smaller units stay whole on every rank
-  bool prefetch = true;                      // stage 3: gathers the next unit ahead of its use
-  ReduceOp reduce = ReduceOp::mean;          // of gradients: mean or sum
+  bool prefetch = true;  // stage 3: gathers the next unit ahead of its use, by mpi and nccl
+  ReduceOp reduce = ReduceOp::mean;  // of gradients: mean or sum
 };
 
 // The stage that a configuration file asks for; 0 is plain data parallelism. zero_stage is "0" to

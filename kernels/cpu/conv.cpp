@@ -18,8 +18,9 @@ using onednn::Convolution;
 using onednn::ConvPass;
 
 constexpr int64_t kPatchElements = 1 << 19;  // of a block of pixels, about 2 MiB of f32
+constexpr int64_t kNearElements = 1 << 16;   // a quarter MiB: L2 holds the patches and their sums
 constexpr int64_t kLeastPixels = 128;        // of a block: packing the filters must pay
-constexpr int64_t kChunkWork = 1 << 20;      // multiply-adds worth a chunk of their own, 20 us
+constexpr int64_t kChunkWork = 1 << 22;      // multiply-adds worth a chunk of their own, 80 us
 constexpr int64_t kParts = 16;               // partial weight gradients, at most
 constexpr int64_t kPartElements = 1 << 24;   // of all of them together, 64 MiB of f32
 
@@ -46,8 +47,8 @@ struct Problem {
   // A 1x1 window that moves by one sees the image as it is.
   bool plain() const { return r * s * window.stride == 1 && window.padding == 0; }
   bool empty() const { return n * image() * result() * filters() == 0; }
-  int64_t block_pixels() const {
-    return larger(kLeastPixels, kPatchElements / larger(depth(), int64_t{1}));
+  int64_t block_pixels(int64_t elements = kPatchElements) const {
+    return larger(kLeastPixels, elements / larger(depth(), int64_t{1}));
   }
   Convolution pass(ConvPass which, int64_t images) const {
     return {which, images, h, w, c, k, r, s, p, q, window};
@@ -157,7 +158,8 @@ PINION_INLINE int64_t part_count(int64_t pieces, int64_t size) {
 template <class T>
 void backward_weight(const CpuContext& ctx, const Problem& m, const T* x, const T* dy, T* dw) {
   using A = Accumulator<T>;
-  const int64_t depth = m.depth(), size = m.filters(), block = m.block_pixels();
+  const int64_t depth = m.depth(), size = m.filters();
+  const int64_t block = m.block_pixels(size <= kNearElements ? kNearElements : kPatchElements);
   const int64_t blocks = chunk_count(m.pixels(), block);
   const int64_t grain = chunk_count(blocks, part_count(blocks, size)) * block;
   const int64_t parts = chunk_count(m.pixels(), grain);
@@ -206,9 +208,9 @@ constexpr int64_t room_for(int64_t n) {
 // AVX2: there it loses half of the speed of large windows with a stride, or on large images, and
 // a third of that of their weight gradients. With few channels patches are all overhead.
 PINION_INLINE bool patches_are_faster(const CpuContext& ctx, const Problem& m, ConvPass pass) {
-  if (ctx.isa >= Isa::avx512 || m.r * m.s == 1 || m.c < 16) return false;
-  if (pass == ConvPass::forward) return m.window.stride > 1 || m.p * m.q > 1024;
-  return pass == ConvPass::weight_gradient;
+  if (ctx.isa >= Isa::avx512 || m.r * m.s == 1) return false;
+  if (pass == ConvPass::forward) return m.c >= 16 && (m.window.stride > 1 || m.p * m.q > 1024);
+  return pass == ConvPass::weight_gradient && m.c >= 32;
 }
 
 // Floats of packed filters; 0 where oneDNN is not to be used.

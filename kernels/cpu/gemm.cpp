@@ -2,7 +2,8 @@
 // Blocked GEMM after Goto & van de Geijn, "Anatomy of high-performance matrix multiplication"
 // (2008): b is packed once into panels as wide as a tile, a block of rows of a stays in L2, a panel
 // of b in L1, and the tile in registers. Rows that do not fill a tile take smaller ones, so nothing
-// is padded but the last panel.
+// is padded but the last panel. Where there is one block of rows, each panel is needed once: it is
+// packed beside its product and never leaves the cache, so that a few rows cost one reading of b.
 #include "pinion/kernels/cpu/gemm.h"
 
 #include "pinion/kernels/cpu/onednn.h"
@@ -13,9 +14,12 @@
 namespace pinion::kernels::PINION_RUNG {
 namespace {
 
-constexpr int64_t kBlockRows = 96;         // a multiple of every tile height
-constexpr int64_t kBlockCols = 512;        // a multiple of every panel width
-constexpr int64_t kBlockDepth = 256;       // a panel of 16 floats by 256 is half of a 32 KiB L1
+constexpr int64_t kBlockRows = 96;        // a multiple of every tile height
+constexpr int64_t kBlockCols = 512;       // a multiple of every panel width
+constexpr int64_t kBlockDepth = 256;      // a panel of 16 floats by 256 is half of a 32 KiB L1
+constexpr int64_t kLoneBlockCols = 128;   // of a single block of rows: something for every thread
+constexpr int64_t kLoneBlockDepth = 512;  // and long strips of b
+constexpr int64_t kThinDepth = 16;        // rows of b that a few rows of a run through side by side
 constexpr int64_t kDirectElements = 8192;  // operands up to 32 KiB are read where they lie
 constexpr int64_t kSplitDepth = 2048;      // sums longer than two of these may be split over chunks
 constexpr int64_t kOnednnRows = 128;       // of a chunk, and the fewest that oneDNN is asked for
@@ -120,6 +124,9 @@ __attribute__((noinline)) void pack_columns(Strided<const T> b, int64_t j, int64
 #pragma GCC unroll 16
         for (int64_t i = 0; i < L; ++i)
           square[i] = i < here ? load_packet(&b(from, j + x + i)) : Vec<Acc>{};
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < L; ++i)  // of the panel that is packed next
+          __builtin_prefetch(&b(from, j + x + i) + width * b.col);
         transpose_lanes<Acc>(square);
 #pragma GCC unroll 16
         for (int64_t i = 0; i < L; ++i) store(out + (from + i) * width + x, square[i]);
@@ -175,6 +182,15 @@ struct Product {
   bool direct_a, direct_b;  // read where they lie; else packed
   Acc* panels = nullptr;    // b packed: [panel][k][kWidth]; with direct_b a ragged last panel only
 
+  // One block of rows: panels are packed as they are needed.
+  bool lone() const { return m <= kBlockRows && !direct_b; }
+  int64_t block_cols() const { return lone() ? kLoneBlockCols : kBlockCols; }
+  // Few rows of a wait for memory alone, so rows of b are walked side by side in long stretches.
+  int64_t block_depth() const {
+    if (direct_b && k * n > kDirectElements) return kThinDepth;
+    return lone() ? kLoneBlockDepth : kBlockDepth;
+  }
+
   // What c holds, as the start of a panel's sums; by way of `part` where its rows do not fit.
   Rows<const Acc> sums_of(const Out* rows, int64_t height, int64_t count, Acc* part) const {
     if constexpr (std::is_same_v<Out, Acc>) {
@@ -186,12 +202,14 @@ struct Product {
     return {part, kWidth};
   }
 
-  // Columns [j, j + kWidth) of rows [i0, i1): one depth after the other.
+  // Columns [j, j + kWidth) of rows [i0, i1): one depth after the other. `fresh` is room for a
+  // panel of one depth, or null.
   void column(int64_t i0, int64_t i1, int64_t j, int64_t begin, int64_t depth, const Acc* packed_a,
-              Acc* part) const {
+              Acc* part, Acc* fresh) const {
     const int64_t count = smaller(kWidth, n - j);
     const bool last = begin + depth == k;
-    const Acc* rows_b = panels + (direct_b ? 0 : j * k) + begin * kWidth;
+    const Acc* rows_b = fresh ? fresh : panels + (direct_b ? 0 : j * k) + begin * kWidth;
+    if (fresh) pack_columns<T, Acc>({&b(begin, 0), b.row, b.col}, j, count, depth, kWidth, fresh);
     int64_t ldb = kWidth;
     Strided<const Acc> rows_a{packed_a, 1, 1};
     if constexpr (kNative) {
@@ -221,20 +239,21 @@ struct Product {
   }
 
   void block(int64_t i0, int64_t i1, int64_t j0, int64_t j1) const {
-    const int64_t rows = i1 - i0;
+    const int64_t rows = i1 - i0, most = smaller(k, block_depth());
     // Sums of a panel between depths; one panel's worth is enough where there is one depth.
-    const int64_t part_size = rows * (k > kBlockDepth ? round_up(j1 - j0, kWidth) : kWidth);
-    const int64_t a_size = direct_a ? 0 : rows * smaller(k, kBlockDepth);
-    const Scratch scratch((part_size + a_size) * static_cast<int64_t>(sizeof(Acc)));
-    Acc* parts = scratch.as<Acc>();
+    const int64_t part_size = rows * (k > most ? round_up(j1 - j0, kWidth) : kWidth);
+    const int64_t a_size = direct_a ? 0 : rows * most, b_size = lone() ? most * kWidth : 0;
+    const Scratch scratch((b_size + part_size + a_size) * static_cast<int64_t>(sizeof(Acc)));
+    Acc* fresh = lone() ? scratch.as<Acc>() : nullptr;
+    Acc* parts = scratch.as<Acc>() + b_size;
     Acc* packed_a = parts + part_size;
     int64_t begin = 0;
     do {
-      const int64_t depth = smaller(kBlockDepth, k - begin);
+      const int64_t depth = smaller(most, k - begin);
       if (!direct_a) pack_rows<T, Acc, kRows>(a, i0, i1, begin, depth, packed_a);
       for (int64_t j = j0; j < j1; j += kWidth)
-        column(i0, i1, j, begin, depth, packed_a, parts + (k > kBlockDepth ? (j - j0) * rows : 0));
-      begin += kBlockDepth;
+        column(i0, i1, j, begin, depth, packed_a, parts + (k > most ? (j - j0) * rows : 0), fresh);
+      begin += depth;
     } while (begin < k);
     if (epilogue.activation < Activation::gelu) return;
     for (int64_t i = i0; i < i1; ++i)
@@ -244,7 +263,7 @@ struct Product {
 
   void run(const CpuContext& ctx) {
     const int64_t panel_count = chunk_count(n, kWidth);
-    const int64_t copies = direct_b ? (n % kWidth ? 1 : 0) : panel_count;
+    const int64_t copies = lone() ? 0 : direct_b ? (n % kWidth ? 1 : 0) : panel_count;
     const Scratch scratch(copies * k * kWidth * static_cast<int64_t>(sizeof(Acc)));
     panels = scratch.as<Acc>();
     for_rows(ctx, copies, k * kWidth, [&](int64_t begin, int64_t end, int64_t) {
@@ -253,13 +272,14 @@ struct Product {
         pack_columns(b, j, smaller(kWidth, n - j), k, kWidth, panels + p * k * kWidth);
       }
     });
-    const int64_t col_blocks = chunk_count(n, kBlockCols), row_blocks = chunk_count(m, kBlockRows);
-    const int64_t work = smaller(m, kBlockRows) * smaller(n, kBlockCols) * (k + 1);
+    const int64_t cols = block_cols();
+    const int64_t col_blocks = chunk_count(n, cols), row_blocks = chunk_count(m, kBlockRows);
+    const int64_t work = smaller(m, kBlockRows) * smaller(n, cols) * (k + 1);
     for_chunks(ctx, row_blocks * col_blocks, 1 + kChunkWork / work,
                [&](int64_t begin, int64_t end, int64_t) {
                  for (int64_t at = begin; at < end; ++at) {
-                   const int64_t i = at % row_blocks * kBlockRows, j = at / row_blocks * kBlockCols;
-                   block(i, smaller(m, i + kBlockRows), j, smaller(n, j + kBlockCols));
+                   const int64_t i = at % row_blocks * kBlockRows, j = at / row_blocks * cols;
+                   block(i, smaller(m, i + kBlockRows), j, smaller(n, j + cols));
                  }
                });
   }

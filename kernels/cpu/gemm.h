@@ -68,6 +68,6 @@ inline constexpr int kTileRows = PINION_VECTOR_BYTES == 64   ? (Vectors == 1 ? 1
 template <int Rows>
 inline constexpr int kNextTile = Rows > 8   ? 8
                                  : Rows > 4 ? 4
-                                            : Rows / 2;
+                                            : Rows - 1;
 
 }  // namespace pinion::kernels::PINION_RUNG

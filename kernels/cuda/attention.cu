@@ -27,13 +27,6 @@ struct Tiles {
   Tile<A> weights, others;  // what a result sums operands with
 };
 
-template <class A, class Fold>
-__device__ __forceinline__ A warp_fold(A v, Fold fold) {
-  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2)
-    v = fold(v, __shfl_xor_sync(kFullWarp, v, lanes));
-  return v;
-}
-
 // Rows and columns of the calling thread.
 struct Place {
   int lane, warp;

@@ -77,13 +77,6 @@ struct Attention {
   }
 };
 
-// Word `at` of four, without an index that is only known when the kernel runs.
-__device__ __forceinline__ uint32_t word_of(const Philox4& words, int at) {
-  const uint32_t low = at & 1 ? words.v[1] : words.v[0];
-  const uint32_t high = at & 1 ? words.v[3] : words.v[2];
-  return at & 2 ? high : low;
-}
-
 // A row of scores whose log-sum-exp is kHidden sees no key: its probabilities are all 1 / keys, and
 // its scores have no gradient.
 template <class A>

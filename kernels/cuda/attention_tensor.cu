@@ -9,10 +9,10 @@ template <class T, int kWidth, int kTiles>
 __global__ void __launch_bounds__(kMostThreads, 1)
     attend(Attention<T> problem, int padded_queries, int padded_keys) {
   const Head<T, kWidth, kTiles> head(problem, dynamic_shared<T>(), padded_queries, padded_keys);
-  head.copy(problem.q, head.queries, padded_queries, head.q);
-  head.copy(problem.k, head.keys, padded_keys, head.k);
+  head.copy_queries(problem.q, head.q);
+  head.copy_keys(problem.k, head.k);
   commit_async();
-  head.copy(problem.v, head.keys, padded_keys, head.v);
+  head.copy_keys(problem.v, head.v);
   commit_async();
   head.sort_keys();
   wait_async<1>();
@@ -54,9 +54,8 @@ __global__ void __launch_bounds__(kMostThreads, 1)
   constexpr float kLow = static_cast<float>(AttentionArgs::kHidden);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int i = head.warp * kRows + head.lane / 4 + half * 8;
-    const float lse = top[half] == kLow ? kLow : top[half] + math::log(total[half]);
-    if (i < head.queries) problem.lse[head.bh * head.queries + i] = lse;
+    float* const lse = head.lse(half);
+    if (lse) *lse = top[half] == kLow ? kLow : top[half] + math::log(total[half]);
   }
 }
 

@@ -73,15 +73,12 @@ struct Head {
 
   // --- memory ---
 
-  __device__ __forceinline__ void copy(const Tokens<const T>& x, int tokens, int padded,
-                                       T* to) const {
-    constexpr int kChunks = kWidth / kChunk;
-    const T* from = of.head(x, tokens, bh);
-    for (int c = static_cast<int>(threadIdx.x); c < padded * kChunks;
-         c += static_cast<int>(blockDim.x)) {
-      const int t = c / kChunks, e = c % kChunks * kChunk;
-      copy_async16(to + t * kStride + e, t < tokens ? from + t * x.row + e : from, t < tokens);
-    }
+  // All tokens of an operand that has those of the queries, or those of the keys.
+  __device__ __forceinline__ void copy_queries(const Tokens<const T>& x, T* to) const {
+    copy(x, queries, padded_queries, to);
+  }
+  __device__ __forceinline__ void copy_keys(const Tokens<const T>& x, T* to) const {
+    copy(x, keys, padded_keys, to);
   }
   __device__ __forceinline__ void sort_keys() const {
     for (int j = static_cast<int>(threadIdx.x); j < padded_keys; j += static_cast<int>(blockDim.x))
@@ -98,6 +95,14 @@ struct Head {
       if (t < tokens) store_pair(to + c * 8, packed<T>(s[0] * upper, s[1] * upper));
       if (t + 8 < tokens) store_pair(to + 8 * x.row + c * 8, packed<T>(s[2] * lower, s[3] * lower));
     }
+  }
+
+  // The query of the lane's scores in that half of its fragments, and its log-sum-exp.
+  __device__ __forceinline__ int query(int half) const {
+    return warp * kRows + lane / 4 + half * 8;
+  }
+  __device__ __forceinline__ float* lse(int half) const {
+    return query(half) < queries ? of.lse + bh * queries + query(half) : nullptr;
   }
 
   // --- products ---
@@ -155,7 +160,7 @@ struct Head {
       for (int part = 0; part < 2; ++part)
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-          f(half, t, part, warp * kRows + lane / 4 + half * 8, t * kRows + part * 8 + lane % 4 * 2);
+          f(half, t, part, query(half), t * kRows + part * 8 + lane % 4 * 2);
     }
   }
   __device__ __forceinline__ float visible(float dot, int i, int j) const {
@@ -174,9 +179,8 @@ struct Head {
     uint64_t kept = 0;
 #pragma unroll 2
     for (int p = 0; p < (limit + kRows - 1) / kRows * 4; ++p) {
-      const int i = warp * kRows + lane / 4 + p % 2 * 8;
       const int j = p / 4 * kRows + p / 2 % 2 * 8 + lane % 4 * 2;
-      const int64_t e = of.element(bh, i, j);
+      const int64_t e = of.element(bh, query(p % 2), j);
       const int at = static_cast<int>(e % 4);
       const Philox4 words = philox(key, static_cast<uint64_t>(e) / 4);
       const uint32_t second =
@@ -193,6 +197,18 @@ struct Head {
   // Leaves weights, by a function of the fragments' elements, where all warps can read them.
   __device__ __forceinline__ void exchange_pair(int i, int j, float first, float second) const {
     store_pair(exchange + i * (padded_keys + kSkew) + j, packed<T>(first, second));
+  }
+
+ private:
+  __device__ __forceinline__ void copy(const Tokens<const T>& x, int tokens, int padded,
+                                       T* to) const {
+    constexpr int kChunks = kWidth / kChunk;
+    const T* from = of.head(x, tokens, bh);
+    for (int c = static_cast<int>(threadIdx.x); c < padded * kChunks;
+         c += static_cast<int>(blockDim.x)) {
+      const int t = c / kChunks, e = c % kChunks * kChunk;
+      copy_async16(to + t * kStride + e, t < tokens ? from + t * x.row + e : from, t < tokens);
+    }
   }
 };
 

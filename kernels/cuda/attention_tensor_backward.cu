@@ -24,11 +24,11 @@ __device__ __forceinline__ void make_gradients(const Head<T, kWidth, kTiles>& he
   }
   __syncthreads();  // the values have been read
   if (!has_queries) return;
-  const auto lse = [&](int half) {
-    const int i = head.warp * kRows + head.lane / 4 + half * 8;
-    return i < head.queries ? head.of.lse[head.bh * head.queries + i] : 0.0f;
+  const auto row = [&](int half) {
+    const float* const lse = head.lse(half);
+    return RowOfScores<float>(lse ? *lse : 0, head.keys);
   };
-  const RowOfScores<float> rows[2] = {{lse(0), head.keys}, {lse(1), head.keys}};
+  const RowOfScores<float> rows[2] = {row(0), row(1)};
   const uint64_t kept = head.draw(limit);
   float mean[2] = {0, 0};
   head.each_pair(limit, [&](int half, int t, int part, int i, int j) {
@@ -67,10 +67,10 @@ __global__ void __launch_bounds__(kMostThreads, 1)
   Head<T, kWidth, kTiles> head(problem, dynamic_shared<T>(), padded_queries, padded_keys);
   head.dy = head.exchange + exchange_size;
   head.key_is = reinterpret_cast<Key*>(head.dy + padded_queries * head.kStride);
-  head.copy(problem.q, head.queries, padded_queries, head.q);
-  head.copy(problem.k, head.keys, padded_keys, head.k);
-  head.copy(problem.v, head.keys, padded_keys, head.v);
-  head.copy(problem.dy, head.queries, padded_queries, head.dy);
+  head.copy_queries(problem.q, head.q);
+  head.copy_keys(problem.k, head.k);
+  head.copy_keys(problem.v, head.v);
+  head.copy_queries(problem.dy, head.dy);
   commit_async();
   head.sort_keys();
   wait_async<0>();

@@ -119,19 +119,29 @@ struct WarpParts {
   T v[kThreads / kWarp];
 };
 
-// Every thread of a block of kThreads gets fold over all of them. All threads must call it.
-template <int kThreads, class T, class Fold>
-__device__ __forceinline__ T block_fold(T own, Fold fold) {
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+// Every lane gets fold over its warp, the same bits in all where the order of two is nothing to
+// fold. It orders no accesses to memory.
+template <class T, class Fold>
+__device__ __forceinline__ T warp_fold(T own, Fold fold) {
   for (int lanes = kWarp / 2; lanes > 0; lanes /= 2)
     own = fold(own, __shfl_xor_sync(kFullWarp, own, lanes));
-  WarpParts<T, kThreads>& parts = block_shared<WarpParts<T, kThreads>>();
-  __syncthreads();  // the parts of an earlier call have been read
-  if (threadIdx.x % kWarp == 0) parts.v[warp] = own;
-  __syncthreads();
-  T total = parts.v[0];
-  for (int w = 1; w < kThreads / kWarp; ++w) total = fold(total, parts.v[w]);
-  return total;
+  return own;
+}
+
+// Every thread of a block of kThreads gets fold over all of them. All threads must call it. Where
+// kThreads is a warp, a block may have many, each with a sum of its own.
+template <int kThreads, class T, class Fold>
+__device__ __forceinline__ T block_fold(T own, Fold fold) {
+  own = warp_fold(own, fold);
+  if constexpr (kThreads > kWarp) {
+    WarpParts<T, kThreads>& parts = block_shared<WarpParts<T, kThreads>>();
+    __syncthreads();  // the parts of an earlier call have been read
+    if (threadIdx.x % kWarp == 0) parts.v[threadIdx.x / kWarp] = own;
+    __syncthreads();
+    own = parts.v[0];
+    for (int w = 1; w < kThreads / kWarp; ++w) own = fold(own, parts.v[w]);
+  }
+  return own;
 }
 
 // True in every thread of the block that is the last of its launch to call this: it sees what the
@@ -163,6 +173,10 @@ struct GreaterOrNan {
     return greater_or_nan(a, b);
   }
 };
+template <class T>
+__device__ __forceinline__ T warp_sum(T v) {
+  return warp_fold(v, Plus{});
+}
 template <int kThreads, class T>
 __device__ __forceinline__ T block_sum(T v) {
   return block_fold<kThreads>(v, Plus{});

@@ -194,12 +194,10 @@ struct Block {
       v[e] = c < head.out ? static_cast<float>(y[way.at(r, c)]) : -INFINITY;
       top = greater_or_nan(top, v[e]);
     }
-    for (int lanes = kWarp / 2; lanes > 0; lanes /= 2)
-      top = greater_or_nan(top, __shfl_xor_sync(kFullWarp, top, lanes));
+    top = warp_fold(top, GreaterOrNan{});
 #pragma unroll
     for (int e = 0; e < kEach; ++e) sum += math::exp_nonpositive(v[e] - top);
-    for (int lanes = kWarp / 2; lanes > 0; lanes /= 2)
-      sum += __shfl_xor_sync(kFullWarp, sum, lanes);
+    sum = warp_sum(sum);
     const float share = 1.0f / static_cast<float>(plan.rows), scale = share / sum;
     double loss = 0;
 #pragma unroll

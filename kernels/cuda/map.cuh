@@ -54,10 +54,10 @@ struct Update {
   }
 };
 
-// N elements from i on of every array.
+// N elements from i on of every array, as its load() gives them: a pack, or what has v[N] like one.
 template <int N, class F, class... Arrays>
 __device__ __forceinline__ void each(const F& f, int64_t i, const Arrays&... arrays) {
-  const auto run = [&](Pack<typename Arrays::Element, N>... packs) {
+  const auto run = [&](auto... packs) {
 #pragma unroll
     for (int j = 0; j < N; ++j) f(packs.v[j]...);
     (arrays.template store<N>(i, packs), ...);

@@ -13,16 +13,11 @@ namespace pinion::kernels::cuda {
   F(GetErrorString)              \
   F(GetLastError)                \
   F(GetUniqueId)                 \
-  F(CommInitRank)                \
   F(CommInitRankConfig)          \
   F(CommFinalize)                \
   F(CommDestroy)                 \
   F(CommAbort)                   \
   F(CommGetAsyncError)           \
-  F(CommCount)                   \
-  F(CommUserRank)                \
-  F(CommRegister)                \
-  F(CommDeregister)              \
   F(AllReduce)                   \
   F(ReduceScatter)               \
   F(AllGather)                   \

@@ -60,4 +60,11 @@ class ReplayedKey {
   const uint64_t* more_ = nullptr;  // in device memory; null outside of recordings
 };
 
+// Word `at` of four, without an index that is only known when the kernel runs.
+PINION_INLINE uint32_t word_of(const Philox4& words, int at) {
+  const uint32_t low = at & 1 ? words.v[1] : words.v[0];
+  const uint32_t high = at & 1 ? words.v[3] : words.v[2];
+  return at & 2 ? high : low;
+}
+
 }  // namespace pinion::kernels::cuda

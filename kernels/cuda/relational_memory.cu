@@ -2,6 +2,8 @@
 // The relational memory's loop over words: a block for each report, which walks through all words
 // in one launch. Rows of a study pass through shared memory, weights are read through L2, and what
 // is saved lies in global memory, of which a block reads what it wrote itself.
+#include <algorithm>
+
 #include "pinion/kernels/cuda/launch.h"
 #include "pinion/kernels/cuda/recording.h"
 #include "pinion/kernels/formulas.h"
@@ -13,7 +15,8 @@ namespace {
 
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kRows = 4;  // slots that share one reading of a weight
+template <class T>
+constexpr int kRows = sizeof(T) > 4 ? 2 : 4;  // slots that share one reading of a weight
 
 // The arguments as device code takes them.
 template <class T>
@@ -49,8 +52,8 @@ struct Pointers {
     if (backward || a.dropout == 0) return;
     key = ReplayedKey(a.key);
     PhiloxKey last = a.key;
-    last.step += static_cast<uint64_t>(a.steps - 1);
-    (void)ReplayedKey(last);  // so that a recording counts a use for each word
+    last.step += static_cast<uint64_t>(std::max(a.steps, a.keys) - 1);
+    (void)ReplayedKey(last);  // so that a recording counts as many uses
   }
 
   // Word t of the report of this block: its first row, and its place in [B,T,..].
@@ -70,12 +73,6 @@ __device__ __forceinline__ void each(int64_t n, F f) {
   __syncthreads();
 }
 
-template <class T>
-__device__ __forceinline__ T warp_sum(T v) {
-  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) v += __shfl_xor_sync(kFullWarp, v, lanes);
-  return v;
-}
-
 // put(s, n, bias[n] + sum over k of x[s,k] w[n,k]) for rows x in shared memory: an output to a
 // warp, whose lanes share the sum.
 template <class T, class Put>
@@ -83,14 +80,14 @@ __device__ void product(int64_t rows, int64_t depth, int64_t width, const T* x, 
                         const T* bias, Put put) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   for (int64_t n = threadIdx.x / kWarp; n < width; n += kWarps)
-    for (int64_t s = 0; s < rows; s += kRows) {
-      T acc[kRows] = {};
+    for (int64_t s = 0; s < rows; s += kRows<T>) {
+      T acc[kRows<T>] = {};
       for (int64_t k = lane; k < depth; k += kWarp) {
         const T weight = w[n * depth + k];
-        for (int r = 0; r < kRows; ++r)
+        for (int r = 0; r < kRows<T>; ++r)
           if (s + r < rows) acc[r] += x[(s + r) * depth + k] * weight;
       }
-      for (int r = 0; r < kRows; ++r) {
+      for (int r = 0; r < kRows<T>; ++r) {
         const T total = warp_sum(acc[r]);
         if (lane == 0 && s + r < rows) put(s + r, n, total + bias[n]);
       }
@@ -103,14 +100,14 @@ template <class T, class Put>
 __device__ void product_back(int64_t rows, int64_t depth, int64_t width, const T* x, const T* w,
                              Put put) {
   for (int64_t n = threadIdx.x; n < width; n += kThreads)
-    for (int64_t s = 0; s < rows; s += kRows) {
-      T acc[kRows] = {};
+    for (int64_t s = 0; s < rows; s += kRows<T>) {
+      T acc[kRows<T>] = {};
       for (int64_t k = 0; k < depth; ++k) {
         const T weight = w[k * width + n];
-        for (int r = 0; r < kRows; ++r)
+        for (int r = 0; r < kRows<T>; ++r)
           if (s + r < rows) acc[r] += x[(s + r) * depth + k] * weight;
       }
-      for (int r = 0; r < kRows; ++r)
+      for (int r = 0; r < kRows<T>; ++r)
         if (s + r < rows) put(s + r, n, acc[r]);
     }
   __syncthreads();
@@ -154,7 +151,8 @@ __device__ void attend(const Pointers<T>& a, int64_t t) {
       for (int64_t j = 0; j < keys; ++j) {
         p[j] /= total;
         const Philox4 drawn = philox(key, static_cast<uint64_t>(first + j) / 4);
-        const bool keep = drawn.v[(first + j) % 4] < bernoulli_threshold(1 - a.dropout);
+        const bool keep =
+            word_of(drawn, static_cast<int>((first + j) % 4)) < bernoulli_threshold(1 - a.dropout);
         factor[j] = a.dropout == 0 ? T(1) : keep ? static_cast<T>(1 / (1 - a.dropout)) : T(0);
       }
     }
@@ -170,7 +168,7 @@ __device__ void attend(const Pointers<T>& a, int64_t t) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) walk_forward(Pointers<T> a) {
+__global__ void __launch_bounds__(kThreads, 1) walk_forward(Pointers<T> a) {
   T* const x = dynamic_shared<T>();  // [S,C]
   const int64_t S = a.slots, C = a.width, n = S * C;
   for (int64_t t = 0; t < a.steps; ++t) {
@@ -284,7 +282,7 @@ __device__ void projection_gradients(const Pointers<T>& a, int64_t t, const T* d
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) walk_backward(Pointers<T> a) {
+__global__ void __launch_bounds__(kThreads, 1) walk_backward(Pointers<T> a) {
   const int64_t S = a.slots, C = a.width, n = S * C;
   T* const x = dynamic_shared<T>();  // [S,3C]
   T* const dm = x + 3 * n;           // [S,C]: the gradient of the memory behind the word

@@ -13,30 +13,23 @@ namespace {
 constexpr int kRowThreads = 256;  // of the block that takes a row which is not short
 
 // An array that may be missing (null): zeros are read then, and nothing is written.
-template <class T>
-struct ReadIf {
-  using Element = T;
-  const T* p;
+template <class Array>
+struct IfThere : Array {
   template <int N>
-  __device__ __forceinline__ Pack<T, N> load(int64_t i) const {
-    return p ? load_pack<N>(p + i) : Pack<T, N>{};
+  __device__ __forceinline__ Pack<typename Array::Element, N> load(int64_t i) const {
+    if (!this->p) return {};
+    return Array::template load<N>(i);
   }
   template <int N>
-  __device__ __forceinline__ void store(int64_t, const Pack<T, N>&) const {}
-};
-template <class T>
-struct WriteIf {
-  using Element = T;
-  T* p;
-  template <int N>
-  __device__ __forceinline__ Pack<T, N> load(int64_t) const {
-    return {};
-  }
-  template <int N>
-  __device__ __forceinline__ void store(int64_t i, const Pack<T, N>& pack) const {
-    if (p) store_pack<N>(p + i, pack);
+  __device__ __forceinline__ void store(int64_t i,
+                                        const Pack<typename Array::Element, N>& pack) const {
+    if (this->p) Array::template store<N>(i, pack);
   }
 };
+template <class T>
+using ReadIf = IfThere<Read<T>>;
+template <class T>
+using WriteIf = IfThere<Write<T>>;
 
 // f(elements...) for every element of arrays of n that belongs to the calling thread.
 template <int N, int kThreads, class F, class... Arrays>
@@ -44,11 +37,17 @@ __device__ __forceinline__ void over_row(int64_t n, const F& f, const Arrays&...
   for (int64_t i = int64_t{threadIdx.x} * N; i < n; i += kThreads * N) each<N>(f, i, arrays...);
 }
 
+// Whether a warp is enough for a row of n.
+template <int N>
+constexpr bool is_short_row(int64_t n) {
+  return n <= 256 * (N > 1 ? 4 : 1);
+}
+
 // Launches the kernel for a warp, or the one for kRowThreads, on each of so many rows of n.
 template <int N, class... P, class... A>
 void launch_rows(const CudaContext& ctx, int64_t rows, int64_t n, void (*by_warp)(P...),
                  void (*by_block)(P...), A&&... arguments) {
-  const bool is_short = n <= 256 * (N > 1 ? 4 : 1);
+  const bool is_short = is_short_row<N>(n);
   launch(is_short ? by_warp : by_block, {one_block_each(rows), is_short ? kWarp : kRowThreads}, ctx,
          static_cast<A&&>(arguments)...);
 }

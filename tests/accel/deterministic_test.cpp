@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "accelerator_testing.h"
+#include "pinion/dist/parallel/sync_batch_norm.h"
 #include "pinion/nn/init.h"
 #include "pinion/nn/layers.h"
 #include "pinion/nn/layers_image.h"
@@ -15,6 +16,7 @@
 namespace pinion::accel {
 namespace {
 
+using testing::AllOf;
 using testing::HasSubstr;
 using Numbers = std::vector<float>;
 
@@ -199,6 +201,16 @@ TEST(Deterministic, RefusesWhatWouldChangeBits) {
                 HasSubstr("one in each micro-batch"));
     break;
   }
+}
+
+TEST(Deterministic, RefusesStatisticsOfAllRanks) {
+  const auto groups = dist::make_local_groups(1);
+  Accelerator a(options_of(*groups[0], {}));
+  Net net;
+  EXPECT_EQ(dist::convert_sync_batchnorm(net, groups[0]), 1);
+  const Error e = error_of([&] { a.prepare(net); });
+  EXPECT_EQ(e.kind(), ErrorKind::config);
+  EXPECT_THAT(e.what(), AllOf(HasSubstr("--deterministic"), HasSubstr("--sync_bn")));
 }
 
 TEST(Noise, IsAnotherOnEveryRankAndTheSameAgain) {

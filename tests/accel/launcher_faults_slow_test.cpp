@@ -67,6 +67,30 @@ TEST_F(LauncherFaultsTest, AStoppedTrainingRankIsKilled) {
   EXPECT_TRUE(nobody_is_left());
 }
 
+// With all ranks stopped none waits for another, so no timeout tells of it.
+TEST_F(LauncherFaultsTest, StoppedRanksAreReported) {
+  const pid_t launcher = start(kTwo, {"wait", dir_.path()});
+  pids(2);  // they are ready
+  std::string stopped[2], woken[2];
+  for (int r = 0; r < 2; ++r) {
+    const pid_t rank = rank_pid(launcher, r);
+    const std::string who =
+        "launch: rank " + std::to_string(r) + " (process " + std::to_string(rank) + ") ";
+    stopped[r] = who + "was stopped by a signal";
+    woken[r] = who + "goes on";
+    kill(rank, SIGSTOP);
+  }
+  for (int r = 0; r < 2; ++r)
+    while (text("run.err").find(stopped[r]) == std::string::npos) usleep(1000);
+  for (int r = 0; r < 2; ++r) {
+    kill(rank_pid(launcher, r), SIGCONT);
+    while (text("run.err").find(woken[r]) == std::string::npos) usleep(1000);
+  }
+  kill(launcher, SIGTERM);
+  EXPECT_EQ(finish(launcher).code, 75);
+  EXPECT_TRUE(nobody_is_left());
+}
+
 TEST_F(LauncherFaultsTest, ACrashLeavesItsTrace) {
   const struct {
     const char *how, *name, *what;

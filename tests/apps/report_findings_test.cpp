@@ -2,6 +2,7 @@
 // Synthetic findings: their shares, the reports that say them and are read back, their films.
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <set>
@@ -16,8 +17,11 @@ TEST(Findings, AreDrawnByTheirShares) {
   constexpr int kStudies = 4000;
   std::array<std::array<int, 5>, kAttributes> counts{};
   for (uint64_t i = 0; i < kStudies; ++i) {
-    const Findings f = draw_findings(3, 0, i);
+    const Findings f = draw_findings(3, 0, i, kAttributes);
     for (size_t a = 0; a < kAttributes; ++a) ++counts[a][f.values[a]];
+    const Findings few = draw_findings(3, 0, i);
+    for (size_t a = 0; a < kAttributes; ++a)
+      EXPECT_EQ(few.values[a], a < kAlwaysSaid ? f.values[a] : 0);
   }
   for (size_t a = 0; a < kAttributes; ++a)
     for (size_t v = 0; v < attribute_table()[a].values.size(); ++v)
@@ -29,8 +33,9 @@ TEST(Findings, AreDrawnByTheirShares) {
 TEST(Findings, EveryReportIsReadBack) {
   Findings f;
   int combinations = 0;
-  const auto each = [&](auto&& self, size_t a) -> void {
-    if (a == kAttributes) {
+  // All values of attributes [a, end).
+  const auto each = [&](auto&& self, size_t a, size_t end) -> void {
+    if (a == end) {
       const Styles styles = draw_styles(Wording::random, 1, 0, static_cast<uint64_t>(combinations));
       ++combinations;
       for (const std::string& report : {report_of(f), report_of(f, styles)}) {
@@ -41,19 +46,36 @@ TEST(Findings, EveryReportIsReadBack) {
     }
     for (size_t v = 0; v < attribute_table()[a].values.size(); ++v) {
       f.values[a] = static_cast<uint8_t>(v);
-      self(self, a + 1);
+      self(self, a + 1, end);
     }
   };
-  each(each, 0);
+  each(each, kAlwaysSaid, kAttributes);
+  EXPECT_EQ(combinations, 3 * 2 * 3 * 2 * 2 * 2 * 2);
+  combinations = 0;  // all beside one each of the others
+  each(each, 0, kAlwaysSaid);
   EXPECT_EQ(combinations, 3 * 5 * 4 * 3 * 2 * 3);
   EXPECT_EQ(findings_in(
                 "nonsense . left pleural effusion . right pleural effusion .")[Attribute::effusion],
             kLeft);
   EXPECT_EQ(findings_in("left pleural effusion"), Findings{});  // no end of the sentence
-  const std::string report = report_of(f);
+  const std::string report = report_of(f);                      // all there is
   EXPECT_FALSE(says_all_findings(report + " nonsense ."));
   EXPECT_FALSE(says_all_findings(report + " no device ."));
-  EXPECT_FALSE(says_all_findings(report.substr(0, report.rfind(" central"))));
+  EXPECT_FALSE(says_all_findings(report + " scoliosis ."));                // a second time
+  EXPECT_FALSE(says_all_findings(report.substr(report.find(" . ") + 3)));  // nothing of the heart
+  // What is said only where it is found comes last, so that a text cut to 60 words says the rest.
+  for (size_t style = 0; style < kStyles; ++style) {
+    int64_t words = 2;  // its ends
+    for (size_t a = 0; a < kAlwaysSaid; ++a) {
+      int64_t most = 0;
+      for (const AttributeValue& value : attribute_table()[a].values) {
+        const std::string_view text = value.sentences[style];
+        most = std::max<int64_t>(most, 1 + std::count(text.begin(), text.end(), ' '));
+      }
+      words += most;
+    }
+    EXPECT_LE(words, 60) << style;
+  }
 }
 
 TEST(Findings, AreWordedInStyles) {
@@ -67,14 +89,16 @@ TEST(Findings, AreWordedInStyles) {
   EXPECT_GT(random.size(), 30U);
   // A mark is seen on the frontal film alone, in its corner.
   const Study none = draw_study({}, 64, 5, 1, 9);
-  for (const int mark : {1, 2}) {
+  for (const int mark : {1, 2, 3}) {
     const Study marked = draw_study({}, 64, 5, 1, 9, mark);
     EXPECT_EQ(marked.lateral.pixels, none.lateral.pixels);
     int brighter[2] = {};
     for (size_t i = 0; i < none.frontal.pixels.size(); ++i)
       brighter[i % 64 / 32] += marked.frontal.pixels[i] > none.frontal.pixels[i] + 20;
-    EXPECT_GT(brighter[mark - 1], 8);
-    EXPECT_EQ(brighter[2 - mark], 0);
+    EXPECT_EQ(brighter[0] > 8, mark != 2);
+    EXPECT_EQ(brighter[1] > 8, mark != 1);
+    EXPECT_EQ(brighter[0] > 0, mark != 2);
+    EXPECT_EQ(brighter[1] > 0, mark != 1);
   }
 }
 

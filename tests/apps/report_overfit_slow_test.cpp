@@ -35,16 +35,7 @@ TEST(ReportModel, LearnsSixteenStudiesByHeart) {
   const StudyBatch batch = batches.get(all);
 
   manual_seed(5);
-  ReportModel model("nano", 2,
-                    {.vocabulary = tokenizer->vocabulary(),
-                     .d_model = 64,
-                     .d_ff = 128,
-                     .heads = 4,
-                     .layers = 1,
-                     .rm_slots = 2,
-                     .rm_heads = 4,
-                     .dropout = 0,
-                     .drop_prob_lm = 0});
+  ReportModel model("nano", 2, TransformerOptions::nano(tokenizer->vocabulary()));
   optim::Adam adam(model.named_parameters(), {.lr = 3e-3});
   double loss = 0;
   for (int step = 0; step < 150; ++step) {

@@ -223,6 +223,18 @@ TEST_F(ReportPrograms, GenerateRefusesWhatDoesNotFit) {
   const Result more = generate("run/model_best", {kFrontal, kLateral});
   EXPECT_EQ(more.code, 80);
   EXPECT_THAT(more.err, HasSubstr("run/model_best"));
+  // As many, but another: every number would mean something, and not what was learnt.
+  const size_t last = words.rfind('\n', words.size() - 2) + 1;
+  write_file_atomic(dir_ / "run/model_best/vocabulary.txt", words.substr(0, last) + "zz\n");
+  for (const Result& other :
+       {generate("run/model_best", {kFrontal, kLateral}),
+        run({program("eval"), "--cpu", "--checkpoint=" + dir_ / "run/model_best",
+             "--image_dir=" + dir_ / "cxr/images",
+             "--ann_path=" + dir_ / "cxr/annotation.json"})}) {
+    EXPECT_EQ(other.code, 80);
+    EXPECT_THAT(other.err, HasSubstr("model_best/vocabulary.txt: expected the words of the model"));
+    EXPECT_THAT(other.err, HasSubstr("model.json"));
+  }
   write_file_atomic(dir_ / "run/model_best/vocabulary.txt", words);
   const std::string settings = text("run/model_best/model.json");
   for (const auto& [key, value] : std::map<std::string, nlohmann::json>{{"num_heads", 5},

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The loop of the relational memory on a CUDA device, a GPU or the simulator, beside the CPU's: the
-// result, and everything that is saved or replaced.
+// result, and everything that is saved or replaced. And a recorded step of a model that has it.
 #include <map>
 
+#include "pinion/apps/report/relational_memory.h"
 #include "pinion/kernels/relational_memory.h"
+#include "pinion/nn/init.h"
+#include "pinion/optim/sgd.h"
+#include "pinion/runtime/autograd.h"
+#include "pinion/runtime/graph.h"
 #include "pinion/tests/support/device_pair.h"
 
 namespace pinion::testing {
@@ -80,6 +85,36 @@ TEST_F(CudaKernels, RelationalMemoryIsTheCpus) {
       });
       operands.expect_close(bound);
     }
+}
+
+// Training steps of the op, dropout and its first memory included, as they are and replayed.
+TEST_F(CudaKernels, RelationalMemoryCanBeRecorded) {
+  const Tensor words = Tensor::full({2, 3, 8}, 0.25, DType::f32, kCuda);
+  const Tensor dy = Tensor::full({2, 3, 2 * 8}, 0.5, DType::f32, kCuda);
+  const auto train = [&](bool replayed) {
+    manual_seed(11);
+    report::RelationalMemory memory(8, 2, 2);
+    memory.to(kCuda);
+    optim::Sgd optimizer(memory.named_parameters(), {.lr = 0.05});
+    optimizer.make_capturable();
+    StepGraphs graphs(kCuda);
+    Tensor y;
+    const auto step = [&] {
+      y = memory(words);
+      backward(y, dy);
+      optimizer.step();
+      optimizer.zero_grad();
+    };
+    std::vector<std::vector<float>> all;
+    for (int i = 0; i < 5; ++i) {
+      replayed ? graphs.run("step", step) : step();
+      all.push_back(y.detach().to(kCpu).values<float>());
+    }
+    return all;
+  };
+  const auto want = train(false);
+  EXPECT_EQ(train(true), want);
+  EXPECT_NE(want[0], want[4]);
 }
 
 }  // namespace

@@ -173,6 +173,46 @@ TEST_F(CudaKernels, LayerNormOfEveryFormAndShape) {
         }
 }
 
+// More rows than there are blocks and groups of threads, so that these walk; rows that are too wide
+// to be staged in shared memory, and to be summed there. The bits of two runs are the same.
+TEST_F(CudaKernels, LayerNormBackwardWalksThroughAnyNumberOfRows) {
+  struct Rows {
+    DType t;
+    int64_t rows, n;
+  };
+  for (const Rows& c : {Rows{DType::bf16, 2200, 8},
+                        {DType::f16, 50, 64},
+                        {DType::f32, 2150, 3},
+                        {DType::f32, 17, 1024},
+                        {DType::f32, 268, 1028},
+                        {DType::bf16, 3, 13000},
+                        {DType::f64, 3, 260},
+                        {DType::f32, 2, 29700}}) {
+    SCOPED_TRACE(cat({c.t, " rows ", c.rows, " n ", c.n}));
+    const Shape shape{c.rows, c.n};
+    const DType wide = c.t == DType::f64 ? DType::f64 : DType::f32;
+    Pair x(c.t, shape, 0, 3), dy(c.t, shape), gamma(c.t, {c.n}), dx(c.t, shape);
+    Pair mean(wide, {c.rows}), spread(wide, {c.rows}, std::vector<double>(size_t(c.rows), 0.5));
+    Pair dgamma(c.t, {c.n}), dbeta(c.t, {c.n});
+    const auto run = [&](auto& ctx, Device d) {
+      kernels::LayerNormArgs args{.x = x.on_device(d), .gamma = gamma.on_device(d)};
+      args.mean = mean.on_device(d), args.spread = spread.on_device(d);
+      args.dy = dy.on_device(d), args.dx = dx.on_device(d);
+      args.dgamma = dgamma.on_device(d), args.dbeta = dbeta.on_device(d);
+      kernels::layer_norm_backward(ctx, args);
+    };
+    on_both(run);
+    const double bound = size_of(c.t) == 2 ? 1e-2 : 1e-5;
+    for (const Pair* p : {&dx, &dgamma, &dbeta}) p->expect_close(bound);
+    const auto results = [&] {
+      return std::array{dx.values(kCuda), dgamma.values(kCuda), dbeta.values(kCuda)};
+    };
+    const auto first = results();
+    on(kCuda, [&](auto& ctx) { run(ctx, kCuda); });
+    EXPECT_EQ(results(), first);
+  }
+}
+
 // Logits that are -infinity wherever a thread begins, ignored rows, weights, a class that is none.
 TEST_F(CudaKernels, CrossEntropyOfAnyWidth) {
   for (const DType t : {DType::f32, DType::bf16})

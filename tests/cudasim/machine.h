@@ -196,7 +196,8 @@ struct Machine {
   std::vector<int> active;      // warps with a runnable thread
   std::vector<TileCopy> tiles;  // under way
   Fiber host;
-  Thread* current = nullptr;
+  // Of this thread of the host: others may be in the code of kernel files at the same time.
+  inline static thread_local Thread* current = nullptr;
   int last_warp = -1;
   Policy policy = Policy::uniform;
   bool fair_turn = false;  // the next pick is uniform: a yielding thread must not be preferred

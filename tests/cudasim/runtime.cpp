@@ -2,6 +2,7 @@
 // The CUDA runtime functions of include/cuda_runtime_api.h. Streams are queues of work that is done
 // late, in a random legal order, so that a missing wait shows as data that is not there.
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -9,11 +10,13 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "cuda.h"
 #include "cuda_runtime_api.h"
+#include "host_threads.h"
 
 // Generations: how often it was recorded, and which record was reached.
 struct CUevent_st {
@@ -23,20 +26,16 @@ struct CUevent_st {
 
 struct CUstream_st {
   struct Work {
-    std::function<void()> run;  // or, when there is none, a wait for `event`
-    CUevent_st* event = nullptr;
-    uint64_t generation = 0;
+    std::function<void()> run;    // none: only a wait
+    std::function<bool()> ready;  // whether it may be done; none: it may
+    bool others = false;          // it waits for what other threads of the host will do
   };
   std::deque<Work> queue;
   int device = 0;
   CUgraph_st* capture = nullptr;  // takes the work instead of the queue
   bool capture_is_valid = false;
 
-  bool ready() const {
-    if (queue.empty()) return false;
-    const Work& first = queue.front();
-    return !first.event || first.event->reached >= first.generation;
-  }
+  bool ready() const { return !queue.empty() && (!queue.front().ready || queue.front().ready()); }
 };
 
 struct CUgraph_st {
@@ -60,7 +59,7 @@ int device_count() {
   }();
   return count;
 }
-thread_local int current_device = 0;
+thread_local int device_of_thread = 0;
 struct Allocation {
   int device;
   size_t bytes;
@@ -118,17 +117,37 @@ struct Runtime {
     while (random() % 4 == 0 && step()) {
     }
   }
-  void finish(const CUstream_st& stream) {
-    while (!stream.queue.empty()) {
+  // Until `done`. While only other threads can make the work go on, they have the mutex.
+  template <class Done>
+  void work_until(Done done) {
+    while (!done()) {
       if (step()) continue;
+      if (std::any_of(streams.begin(), streams.end(), waits_for_others)) {
+        mutex.unlock();
+        std::this_thread::sleep_for(std::chrono::microseconds(20));
+        mutex.lock();
+        continue;
+      }
       if (error.empty()) error = "cudasim: a stream waits for an event that is never reached";
       for (CUstream_st* s : streams) s->queue.clear();
+      return;
     }
   }
+  static bool waits_for_others(const CUstream_st* s) {
+    return !s->queue.empty() && s->queue.front().others;
+  }
+  static bool is_idle(const CUstream_st* s) { return s->queue.empty(); }
+  void finish(const CUstream_st& stream) {
+    work_until([&] { return is_idle(&stream); });
+  }
   cudaError_t status() const { return error.empty() ? cudaSuccess : cudaErrorLaunchFailure; }
-  cudaError_t finish_all() {
-    for (CUstream_st* s : streams) finish(*s);
-    for (const CUevent_st* event : std::exchange(doomed, {})) delete event;
+  cudaError_t finish_device(int device) {
+    work_until([&] {
+      return std::all_of(streams.begin(), streams.end(),
+                         [&](const CUstream_st* s) { return s->device != device || is_idle(s); });
+    });
+    if (std::all_of(streams.begin(), streams.end(), is_idle))
+      for (const CUevent_st* event : std::exchange(doomed, {})) delete event;
     return status();
   }
 };
@@ -150,7 +169,7 @@ cudaError_t enqueue_launch(const cudaLaunchConfig_t& config, std::unique_ptr<Cal
   const bool cooperative = config.numAttrs > 0 && config.attrs->val.cooperative != 0;
   const LaunchShape shape{config.gridDim, config.blockDim, config.dynamicSmemBytes, cooperative};
   const std::lock_guard lock(runtime().mutex);
-  if (!runtime().is_on(config.stream, current_device)) return cudaErrorInvalidDevice;
+  if (!runtime().is_on(config.stream, device_of_thread)) return cudaErrorInvalidDevice;
   try {
     check_shape(shape);
   } catch (const Error& e) {
@@ -158,14 +177,20 @@ cudaError_t enqueue_launch(const cudaLaunchConfig_t& config, std::unique_ptr<Cal
     return cudaErrorInvalidConfiguration;
   }
   const std::shared_ptr<Call> shared = std::move(call);
-  runtime().put(config.stream, {[=] { shared->run(shape); }});
+  runtime().put(config.stream, {[=] { shared->run(shape); }, {}});
   return cudaSuccess;
 }
 
 void enqueue_work(cudaStream_t stream, std::function<void()> work) {
   const std::lock_guard lock(runtime().mutex);
-  runtime().put(stream, {std::move(work)});
+  runtime().put(stream, {std::move(work), {}});
 }
+int current_device() { return device_of_thread; }
+void enqueue_wait_for_others(cudaStream_t stream, std::function<bool()> until) {
+  const std::lock_guard lock(runtime().mutex);
+  runtime().put(stream, {{}, std::move(until), true});
+}
+std::unique_lock<std::recursive_mutex> lock_runtime() { return std::unique_lock(runtime().mutex); }
 
 }  // namespace cudasim
 
@@ -177,7 +202,7 @@ cudaError_t cudaGetDeviceCount(int* count) {
 }
 cudaError_t cudaSetDevice(int device) {
   if (device < 0 || device >= cudasim::device_count()) return cudaErrorInvalidDevice;
-  cudasim::current_device = device;
+  cudasim::device_of_thread = device;
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
@@ -244,14 +269,17 @@ cudaError_t cudaMalloc(void** data, size_t bytes) {
   const std::lock_guard lock(runtime().mutex);
   if (ends_recordings()) return cudaErrorStreamCaptureUnsupported;
   *data = cudasim::allocate_device(bytes);
-  runtime().allocations[static_cast<const char*>(*data)] = {cudasim::current_device, bytes};
+  runtime().allocations[static_cast<const char*>(*data)] = {cudasim::device_of_thread, bytes};
   return cudaSuccess;
 }
 cudaError_t cudaMallocHost(void** data, size_t bytes) { return cudaMalloc(data, bytes); }
 cudaError_t cudaFree(void* data) {
   const std::lock_guard lock(runtime().mutex);
   if (ends_recordings()) return cudaErrorStreamCaptureUnsupported;
-  const cudaError_t status = runtime().finish_all();
+  const auto found = runtime().allocations.find(static_cast<const char*>(data));
+  const bool known = found != runtime().allocations.end();
+  const cudaError_t status =
+      runtime().finish_device(known ? found->second.device : cudasim::device_of_thread);
   try {
     runtime().allocations.erase(static_cast<const char*>(data));
     cudasim::free_device(data);
@@ -270,7 +298,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   const std::lock_guard lock(runtime().mutex);
   if (!cudasim::in_bounds(to, bytes) || !cudasim::in_bounds(from, bytes))
     return cudaErrorInvalidValue;
-  runtime().put(stream, {[=] { std::memcpy(to, from, bytes); }});
+  runtime().put(stream, {[=] { std::memcpy(to, from, bytes); }, {}});
   return cudaSuccess;
 }
 cudaError_t cudaMemcpyPeerAsync(void* to, int to_device, const void* from, int from_device,
@@ -287,13 +315,13 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
   const std::lock_guard lock(runtime().mutex);
   if (!cudasim::is_device_memory(to, bytes)) return cudaErrorInvalidValue;
-  runtime().put(stream, {[=] { std::memset(to, value, bytes); }});
+  runtime().put(stream, {[=] { std::memset(to, value, bytes); }, {}});
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   const std::lock_guard lock(runtime().mutex);
   *stream = new CUstream_st;
-  (*stream)->device = cudasim::current_device;
+  (*stream)->device = cudasim::device_of_thread;
   runtime().streams.push_back(*stream);
   return cudaSuccess;
 }
@@ -316,11 +344,11 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 }
 cudaError_t cudaDeviceSynchronize() {
   const std::lock_guard lock(runtime().mutex);
-  return runtime().finish_all();
+  return runtime().finish_device(cudasim::device_of_thread);
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = new CUevent_st;
-  (*event)->device = cudasim::current_device;
+  (*event)->device = cudasim::device_of_thread;
   return cudaSuccess;
 }
 // Waits for nothing: the work that names it goes on.
@@ -333,22 +361,24 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const std::lock_guard lock(runtime().mutex);
   if (!runtime().is_on(stream, event->device)) return cudaErrorInvalidDevice;
   const uint64_t generation = ++event->recorded;
-  runtime().put(stream, {[=] { event->reached = std::max(event->reached, generation); }});
+  runtime().put(stream, {[=] { event->reached = std::max(event->reached, generation); }, {}});
   return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   const std::lock_guard lock(runtime().mutex);
-  if (event->recorded) runtime().put(stream, {nullptr, event, event->recorded});
+  if (const uint64_t generation = event->recorded)
+    runtime().put(stream, {{}, [=] { return event->reached >= generation; }});
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const std::lock_guard lock(runtime().mutex);
-  while (event->reached < event->recorded && runtime().step()) {
-  }
+  runtime().work_until([&] { return event->reached >= event->recorded; });
   return runtime().status();
 }
+// A device works on while a program asks how far it is.
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   const std::lock_guard lock(runtime().mutex);
+  if (event->reached < event->recorded) runtime().step();
   if (event->reached < event->recorded) return cudaErrorNotReady;
   return runtime().status();
 }
@@ -389,7 +419,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsig
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   const std::lock_guard lock(runtime().mutex);
-  for (const std::function<void()>& work : exec->work) runtime().put(stream, {work});
+  for (const std::function<void()>& work : exec->work) runtime().put(stream, {work, {}});
   return cudaSuccess;
 }
 // As on a device, replays under way go on.

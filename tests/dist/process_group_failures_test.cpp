@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "dist_testing.h"
+#include "pinion/dist/group/board_group.h"
 
 namespace pinion::dist {
 namespace {
@@ -182,6 +183,25 @@ TEST(Failures, AKilledRankIsNoticedByTheOthers) {
     EXPECT_EQ(statuses[2], 0);
     EXPECT_THAT(segment->recent_calls(1), HasSubstr("#1 barrier() took"));  // of the dead
   }
+}
+
+// One that has ended its group in order is none of those.
+TEST(Failures, AKilledRankIsNoticedByWhoWaitsForSomethingElse) {
+  const auto statuses = run_processes(ShmSegment::create(3), [](ProcessGroup& group) {
+    group.barrier().wait();
+    if (group.rank() == 2) return;
+    if (group.rank() == 1) {
+      std::this_thread::sleep_for(milliseconds(20));
+      raise(SIGKILL);
+    }
+    std::string text;
+    const auto wait = [&] {
+      for (;;) dynamic_cast<BoardGroup&>(group).check_peers();
+    };
+    EXPECT_EQ(kind_of_error(wait, &text), kPeerLost);
+    EXPECT_THAT(text, AllOf(HasSubstr("rank 1 (process "), HasSubstr(") has died")));
+  });
+  EXPECT_EQ(statuses[0], 0);
 }
 
 TEST(Failures, ARankThatDiesBeforeItJoins) {

@@ -3,6 +3,9 @@
 // the process, in a group that plays the others.
 #include <gtest/gtest.h>
 
+#include <atomic>
+
+#include "pinion/dist/group/local_group.h"
 #include "pinion/dist/zero/zero.h"
 #include "pinion/nn/layers.h"
 #include "pinion/optim/adam.h"
@@ -97,6 +100,48 @@ TEST(ZeroMemory, IsThatOfTheAlgebra) {
     expect_near(three.optimizer, 2 * psi / n);
     const Peaks ahead = measure(3, n, true);
     expect_near(ahead.parameters, psi / n + 2 * unit);
+  }
+}
+
+// One layer is half of the model, as in bench/dp_vs_ddp: its gradient is there once while it is
+// made and reduced, and none of another layer beside it.
+TEST(ZeroMemory, HoldsOneLargeLayerAtATime) {
+  struct Wide final : nn::Module {
+    nn::Linear first{512, 1024}, second{1024, 1024}, third{1024, 512};
+    void fields(nn::Fields& f) override {
+      f("first", first), f("second", second), f("third", third);
+    }
+  };
+  constexpr int kRanks = 2;
+  const double psi = 4 * 2 * 1024 * 1024, largest = psi / 2;
+  for (const int stage : {2, 3}) {
+    const int64_t before = memory_stats({}).live;
+    std::atomic<int64_t> peak{0};
+    run_local(kRanks, [&](ProcessGroup& group) {
+      Wide model;
+      optim::Adam adam(model.named_parameters());
+      Zero zero(model, adam, group,
+                {.stage = stage,
+                 .bucket_bytes = 6 << 20,
+                 .units = {&model.first, &model.second, &model.third}});
+      const Tensor x = Tensor::full({2, 512}, 0.5);
+      for (int step = 0; step < 3; ++step) {
+        group.barrier().wait();
+        if (step > 0 && group.rank() == 0) reset_peak({});
+        group.barrier().wait();
+        Tensor h = zero.run(model.first, [&] { return model.first(x, Activation::relu); });
+        h = zero.run(model.second, [&] { return model.second(h, Activation::relu); });
+        h = zero.run(model.third, [&] { return model.third(h); });
+        backward(nn::mean(h * h));
+        adam.step();
+        adam.zero_grad();
+      }
+      group.barrier().wait();
+      if (group.rank() == 0) peak = memory_stats({}).peak - before;
+      group.barrier().wait();
+    });
+    const double whole = stage == 2 ? psi : psi / kRanks + largest;
+    EXPECT_LE(static_cast<double>(peak) / kRanks, 1.05 * (whole + 3 * psi / kRanks + largest));
   }
 }
 

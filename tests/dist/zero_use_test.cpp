@@ -17,7 +17,7 @@ using ::testing::HasSubstr;
 TEST(ZeroLayout, CutsAtBucketsAndUnitsAndPadsForTheRanks) {
   const int64_t numels[] = {100, 60, 7, 500, 3, 40, 0};
   const int units[] = {-1, -1, -1, -1, 0, 0, -1};
-  const ZeroLayout two = lay_out(numels, units, 16, 2, 200);
+  const ZeroLayout two = lay_out(numels, units, 16, 2, 500);
   // 112 + 64 + 16 fit together and 512 is by itself; then a unit, then what is empty.
   EXPECT_THAT(two.offsets, ElementsAre(0, 112, 176, 256, 768, 784, 896));
   ASSERT_EQ(two.segments.size(), 4u);
@@ -27,9 +27,16 @@ TEST(ZeroLayout, CutsAtBucketsAndUnitsAndPadsForTheRanks) {
   EXPECT_EQ(two.segments[2].unit, 0);
   EXPECT_EQ(two.segments[3].begin, two.segments[3].end);
   EXPECT_EQ(two.size, 896);
-  const ZeroLayout three = lay_out(numels, units, 16, 3, 200);
+  const ZeroLayout three = lay_out(numels, units, 16, 3, 500);
   for (size_t i = 0; i < 4; ++i)
     EXPECT_EQ(three.segments[i].end_item, two.segments[i].end_item) << "cuts depend on ranks";
+  // Another would fit beside a large one, which is alone all the same.
+  const int64_t large[] = {16, 512, 16, 16};
+  const int none[] = {-1, -1, -1, -1};
+  const ZeroLayout alone = lay_out(large, none, 16, 2, 2000);
+  ASSERT_EQ(alone.segments.size(), 3u);
+  EXPECT_EQ(alone.segments[1].first_item, 1u);
+  EXPECT_EQ(alone.segments[2].first_item, 2u);
 }
 
 template <class T>

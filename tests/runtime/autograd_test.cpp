@@ -161,6 +161,24 @@ TEST(GradSlot, OfAnotherShapeIsRefused) {
               HasSubstr("set_grad_slot"));
 }
 
+TEST(GradSlot, ThatIsClaimedAndNotWrittenIsFound) {
+#ifdef NDEBUG
+  GTEST_SKIP() << "debug builds look";
+#endif
+  for (const bool elsewhere : {false, true}) {  // where the closure puts the gradient
+    Tensor slot = Tensor::full({2}, 77), x = leaf({2, 3});
+    x.set_grad_slot(slot);
+    const auto half = [x, elsewhere](const Tensor& dy) -> Tensors {
+      Tensor dx = gradient_for(x);
+      dx.rows(0, 1).copy_(dy.rows(0, 1));
+      return {elsewhere ? dy.clone() : dx};
+    };
+    const Tensor y = record("half", Tensor::full({2}, 1), {&x}, half);
+    EXPECT_THAT(error_of([&] { backward(nn::sum(y)); }),
+                ::testing::AllOf(HasSubstr("half"), HasSubstr("input 0")));
+  }
+}
+
 // --- hooks --------------------------------------------------------------------------------------
 
 TEST(LeafHook, RunsOnceAfterTheLastContribution) {

@@ -134,7 +134,19 @@ def correctness(check, limit):
     return "ok", why
 
 
-# --- 2: the same tests under the sanitizers of the device ---
+# --- 2: NCCL, all its ranks on the one device ---
+def nccl(check, limit):
+    """The ranks are processes, which NCCL takes for hosts: it refuses two of a host on a device."""
+    tests = check.record["tests"]
+    before = {**tests, "list": len(tests["list"])}
+    run_test_file(check, "nccl_ranks_slow_test.cpp", limit)
+    if tests["failed"] > before["failed"]:
+        return "failed", " ".join(tests["list"][before["list"]:])
+    passed, skipped = (tests[k] - before[k] for k in ("passed", "skipped"))
+    return ("ok" if passed else "skipped"), f"{passed} passed, {skipped} skipped"
+
+
+# --- 3: the same tests under the sanitizers of the device ---
 def sanitizer_command(check, tool, name):
     # Blocks of exact size, so that the tool sees their ends.
     return ["env", "PINION_CUDA_CACHE=0", check.tools["compute-sanitizer"] or "compute-sanitizer",
@@ -168,7 +180,7 @@ def sanitizer(check, limit):
     return ("failed" if errors else "ok"), why
 
 
-# --- 3: times, ours and PyTorch's in turn ---
+# --- 4: times, ours and PyTorch's in turn ---
 def commands_of_round(check, cases):
     ours = [check.bin("pinion_gpu_bench"), f"--samples={SAMPLES}"]
     impls = IMPLS.get(check.mode, IMPLS["full"])
@@ -229,7 +241,7 @@ def bench(check, limit):
     return "ok", "; ".join([f"{turn + 1} rounds of {len(ids)} cases", *notes])
 
 
-# --- 4: what the profiler's counters say ---
+# --- 5: what the profiler's counters say ---
 def counters(check, limit):
     def command(kernel, case):
         return [check.tools["ncu"] or "ncu", "--clock-control", "none", "--section", "SpeedOfLight",
@@ -252,7 +264,7 @@ def counters(check, limit):
     return ("ok" if csv else "skipped"), f"{len(csv)} lines in ncu.csv"
 
 
-# --- 5: what follows ---
+# --- 6: what follows ---
 def report(check, limit):
     if check.anchor and check.anchor["device"] != check.record["device"]["name"]:
         check.say(f"  the anchor is of {check.anchor['device']}, and left out")
@@ -270,6 +282,7 @@ def report(check, limit):
 PHASES = (
     (probe, 100, ("full", "quick", "bench")),
     (correctness, 90, ("full", "quick")),
+    (nccl, 60, ("full", "quick")),
     (sanitizer, 120, ("full",)),
     (bench, 180, ("full", "bench")),
     (counters, 40, ("full",)),

@@ -1,17 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stand-in for NCCL's header: the functions of the table, with types that are good for pointers to
-// them. Nothing of the simulator defines them.
+// Stand-in for NCCL's header: what the table and its user need of it. libraries/nccl.cpp defines
+// the functions.
 #pragma once
 
 #include <cstddef>
 
 #include "cuda_runtime_api.h"
 
-enum ncclResult_t { ncclSuccess = 0 };
-enum ncclDataType_t { ncclFloat32 = 7 };
-enum ncclRedOp_t { ncclSum = 0 };
+enum ncclResult_t {
+  ncclSuccess = 0,
+  ncclUnhandledCudaError = 1,
+  ncclSystemError = 2,
+  ncclInternalError = 3,
+  ncclInvalidArgument = 4,
+  ncclInvalidUsage = 5,
+  ncclRemoteError = 6,
+  ncclInProgress = 7,
+};
+enum ncclDataType_t {
+  ncclUint8 = 1,
+  ncclInt32 = 2,
+  ncclInt64 = 4,
+  ncclFloat16 = 6,
+  ncclFloat32 = 7,
+  ncclFloat64 = 8,
+  ncclBfloat16 = 9,
+};
+enum ncclRedOp_t { ncclSum = 0, ncclProd = 1, ncclMax = 2, ncclMin = 3, ncclAvg = 4 };
 using ncclComm_t = struct ncclComm*;
-struct ncclConfig_t;
+struct ncclConfig_t {
+  unsigned magic;
+  int blocking;
+};
+#define NCCL_CONFIG_INITIALIZER \
+  { 0xcafebeef, 1 }
 struct ncclUniqueId {
   char internal[128];
 };
@@ -20,17 +42,12 @@ ncclResult_t ncclGetVersion(int* version);
 const char* ncclGetErrorString(ncclResult_t result);
 const char* ncclGetLastError(ncclComm_t comm);
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id);
-ncclResult_t ncclCommInitRank(ncclComm_t* comm, int ranks, ncclUniqueId id, int rank);
 ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id, int rank,
                                     ncclConfig_t* config);
 ncclResult_t ncclCommFinalize(ncclComm_t comm);
 ncclResult_t ncclCommDestroy(ncclComm_t comm);
 ncclResult_t ncclCommAbort(ncclComm_t comm);
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* error);
-ncclResult_t ncclCommCount(ncclComm_t comm, int* count);
-ncclResult_t ncclCommUserRank(ncclComm_t comm, int* rank);
-ncclResult_t ncclCommRegister(ncclComm_t comm, void* data, size_t bytes, void** handle);
-ncclResult_t ncclCommDeregister(ncclComm_t comm, void* handle);
 ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataType_t type,
                            ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream);
 ncclResult_t ncclReduceScatter(const void* from, void* to, size_t count, ncclDataType_t type,

@@ -18,7 +18,9 @@ struct FakeLibraries {
   int convolutions = 0, convolution_plans = 0;
   bool refuse_convolutions = false;  // no engine, which is success with a count of 0
   bool refuse_products = false;
-  std::string wrong;  // what the last call that was refused did wrong
+  int nccl_polls = 2;       // how often a call of NCCL says ncclInProgress before it is through
+  int nccl_lost_rank = -1;  // its streams stand still, and the other ranks hear ncclRemoteError
+  std::string wrong;        // what the last call that was refused did wrong
 };
 FakeLibraries& fake_libraries();
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// In place of kernels/cuda/libraries.cpp: tables of the stand-ins, and NCCL itself, which has none.
+// In place of kernels/cuda/libraries.cpp: tables of the stand-ins, and what they share.
 #include "fake_libraries.h"
 #include "pinion/kernels/cuda/cublaslt.h"
 #include "pinion/kernels/cuda/cudnn.h"
@@ -56,7 +56,15 @@ const Cudnn& cudnn() {
 }
 
 const Nccl& nccl() {
-  static const Nccl table = Nccl::open(kNccl);
+  static const Nccl table = [] {
+    Nccl t;
+#define PINION_FUNCTION(f) t.f = ::nccl##f;
+    PINION_NCCL_FUNCTIONS(PINION_FUNCTION)
+#undef PINION_FUNCTION
+    t.path = "the simulator's";
+    t.GetVersion(&t.version);
+    return t;
+  }();
   return table;
 }
 

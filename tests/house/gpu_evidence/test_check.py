@@ -47,7 +47,8 @@ class Flow(unittest.TestCase):
         status, record, done = self.run_check()
         self.assertEqual(status, 0, done)
         self.assertEqual(record["device"]["name"], "Fake device")
-        self.assertEqual(record["tests"], {"passed": 1, "failed": 0, "skipped": 0, "list": []})
+        self.assertEqual(record["tests"], {"passed": 2, "failed": 0, "skipped": 0, "list": []})
+        self.assertEqual(done["nccl"]["why"], "1 passed, 0 skipped")
         self.assertEqual(done["sanitizer"]["why"], "compute-sanitizer is not here")
         row = records.row_of(record["bench"], "cross_entropy/bf16/8192x32768", "pinion")
         self.assertEqual(row["rounds_us"], [400.0] * records.ROUNDS)
@@ -57,7 +58,8 @@ class Flow(unittest.TestCase):
 
     def test_pytorch_that_fails_leaves_pinion_alone(self):
         with mock.patch.object(phases, "probe", with_torch):
-            steps = [(with_torch, 9, ("full",)), *phases.PHASES[3:4], phases.PHASES[-1]]
+            bench = [p for p in phases.PHASES if p[0] is phases.bench]
+            steps = [(with_torch, 9, ("full",)), *bench, phases.PHASES[-1]]
             with mock.patch.object(phases, "PHASES", steps):
                 status, record, done = self.run_check()
         self.assertEqual((status, done["bench"]["state"]), (0, "ok"))
