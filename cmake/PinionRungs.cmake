@@ -23,12 +23,14 @@ function(pinion_add_rung target rung vector_bytes)
     PINION_RUNG=rung_${rung} PINION_VECTOR_BYTES=${vector_bytes}
     $<$<BOOL:${PINION_WITH_CUDA}>:PINION_WITH_CUDA>)
   # Optimised in every configuration: an inline function that is not inlined would be emitted with
-  # the rung's instructions under a name that all rungs share.
+  # the rung's instructions under a name that all rungs share. Debug builds are to have the bits of
+  # release builds: GCC fuses products and sums among its expensive optimisations, not at -O1.
+  set(debug -O1 $<$<CXX_COMPILER_ID:GNU>:-fexpensive-optimizations>)
   set(optimise -O3)
   if(rung STREQUAL "scalar" AND PINION_LADDER)
     set(optimise -O1)  # it runs on machines older than AVX2, and in tests
   endif()
-  target_compile_options(${objects} PRIVATE ${arg_FLAGS} $<IF:$<CONFIG:Debug>,-O1,${optimise}>
+  target_compile_options(${objects} PRIVATE ${arg_FLAGS} "$<IF:$<CONFIG:Debug>,${debug},${optimise}>"
     -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wno-psabi)
   if(NOT rung STREQUAL "scalar")  # the same text again: checking its behaviour once is enough
     set_target_properties(${objects} PROPERTIES CXX_CLANG_TIDY "")
