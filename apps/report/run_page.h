@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "pinion/accel/track/profile.h"
 #include "pinion/apps/report/attention_picture.h"
 #include "pinion/apps/report/evaluation.h"
 
@@ -25,6 +26,7 @@ struct RunPage {
   std::string blank_report;  // what is written of films without anything on them
   Controls controls;         // of the test split
   std::string looks;         // lines of text, may be empty
+  std::vector<accel::ProfileShare> time;  // of training, may be empty
   std::vector<GalleryEntry> gallery;
   std::vector<std::pair<std::string, std::string>> settings;
 };
