@@ -5,6 +5,7 @@
 #include "pinion/accel/checkpoint/zero_parts.h"
 #include "pinion/accel/rank_talk.h"
 #include "pinion/accel/signals.h"
+#include "pinion/accel/track/profile.h"
 #include "pinion/runtime/fs.h"
 
 namespace pinion::accel {
@@ -100,6 +101,7 @@ std::string Accelerator::save_state(const std::string& root, bool best) {
   PINION_CHECK(!conductor_->in_round(),
                "save_state: with deterministic, expected the end of a round of virtual shards,"
                " where sync_gradients() is true at the latest");
+  const ProfileSpan span("save state");
   for (const auto& hook : before_save_) hook();
   Checkpoints& checkpoints = checkpoints_at(root.empty() ? checkpoint_root() : root);
   (void)scaler();  // its iteration ends before it is kept

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "pinion/accel/gather.h"
+#include "pinion/accel/track/profile.h"
 #include "pinion/nn/noise.h"
 #include "pinion/nn/ops.h"
 #include "pinion/optim/clip.h"
@@ -199,6 +200,7 @@ void Conductor::backward(const Tensor& loss, std::optional<double> weight) {
   PINION_CHECK(loss.defined(), "backward: expected a loss, got an undefined tensor");
   PINION_CHECK(!weight || (*weight >= 0 && std::isfinite(*weight)),
                "backward: expected a finite weight >= 0, got ", *weight);
+  const ProfileSpan span("backward");
   if (shards_) return backward_in_shard(loss, weight);
   const double factor = guarded_ ? factor_in_window(weight) : factor_alone(weight);
   sync_.backward(scaler_.scale(factor == 1 ? loss : loss * factor), sync_gradients && !no_sync);
@@ -232,6 +234,7 @@ void Conductor::unscale(Optimizer& o) {
 
 double Conductor::clip_norm(const std::vector<Optimizer*>& all, double max_norm) {
   if (!sync_gradients) return 0;
+  const ProfileSpan span("clip gradients");
   if (all.size() == 1) {
     unscale(*all[0]);
     all[0]->clipped = true;
@@ -255,6 +258,7 @@ double Conductor::clip_norm(const std::vector<Optimizer*>& all, double max_norm)
 
 void Conductor::clip_value(const std::vector<Optimizer*>& all, double limit) {
   if (!sync_gradients) return;
+  const ProfileSpan span("clip gradients");
   for (Optimizer* o : all) {
     unscale(*o);
     o->clipped = true;
@@ -264,6 +268,7 @@ void Conductor::clip_value(const std::vector<Optimizer*>& all, double limit) {
 
 void Conductor::step(Optimizer& o) {
   if (!sync_gradients) return;
+  const ProfileSpan span("optimizer step");
   unscale(o);
   if (gradient_clipping_ > 0 && !o.clipped) clip_norm({&o}, gradient_clipping_);
   o.skipped = !scaler_.step(*o.optimizer);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "pinion/accel/track/profile.h"
 #include "pinion/runtime/autograd.h"
 
 namespace pinion::accel {
@@ -107,6 +108,7 @@ void GradientSync::backward(const Tensor& loss, bool sync) {
                  "backward: ZeRO expected the models of every prepared optimizer to be "
                  "prepared, too");
   pinion::backward(loss);
+  const ProfileSpan span("reduce gradients");
   for (const Trained& o : optimizers_) o.zero->synchronize();
 }
 
@@ -123,6 +125,7 @@ void GradientSync::backward_plain(const Tensor& loss, bool sync) {
   }
   if (sync) {
     pinion::backward(loss);
+    const ProfileSpan span("reduce gradients");
     reducer_->finish();
   } else {
     const auto local = reducer_->no_sync();

@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "pinion/accel/conductor.h"
+#include "pinion/accel/track/profile.h"
 #include "pinion/nn/ops.h"
 
 namespace pinion::accel {
@@ -19,6 +20,7 @@ class AcceleratedModel {
 
   template <class... A>
   auto operator()(A&&... arguments) const {
+    const ProfileSpan span("forward");
     conductor_->before_forward(*module_);
     const nn::Autocast autocast(conductor_->precision());
     const auto call = [&] { return (*module_)(std::forward<A>(arguments)...); };
@@ -116,6 +118,7 @@ class AcceleratedLoader {
     Batch& operator*() const { return *at_; }
     Batch* operator->() const { return &*at_; }
     Iterator& operator++() {
+      const ProfileSpan span("next batch");
       ++at_;
       arrived();
       return *this;

@@ -30,8 +30,9 @@ function(pinion_add_rung target rung vector_bytes)
   if(rung STREQUAL "scalar" AND PINION_LADDER)
     set(optimise -O1)  # it runs on machines older than AVX2, and in tests
   endif()
-  target_compile_options(${objects} PRIVATE ${arg_FLAGS} "$<IF:$<CONFIG:Debug>,${debug},${optimise}>"
-    -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wno-psabi)
+  target_compile_options(${objects} PRIVATE ${arg_FLAGS}
+    "$<IF:$<CONFIG:Debug>,${debug},${optimise}>" -ffp-contract=fast -fno-math-errno
+    -fno-trapping-math -Wno-psabi)
   if(NOT rung STREQUAL "scalar")  # the same text again: checking its behaviour once is enough
     set_target_properties(${objects} PROPERTIES CXX_CLANG_TIDY "")
     target_compile_options(${objects} PRIVATE $<$<CONFIG:Debug>:-fno-sanitize=undefined>)

@@ -9,7 +9,10 @@
 #include <atomic>
 #include <chrono>
 #include <iterator>
+#include <map>
 #include <mutex>
+#include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "pinion/runtime/fs.h"
@@ -76,6 +79,36 @@ struct Profile::Recorder final : OpWatch {
     return out + "\n]}\n";
   }
 
+  // Events of one thread nest: an event's time goes to it, and not to the one around it.
+  std::vector<ProfileShare> shares() const {
+    std::vector<const Event*> in_order, around;
+    for (const Event& e : all) in_order.push_back(&e);
+    std::sort(in_order.begin(), in_order.end(), [](const Event* a, const Event* b) {
+      return std::tie(a->thread, a->begin, b->end) < std::tie(b->thread, b->begin, a->end);
+    });
+    std::map<std::string, ProfileShare> by_name;
+    const auto share_of = [&](const Event& e) -> ProfileShare& {
+      const bool backward = e.kind == std::string_view("backward");
+      const std::string name = backward ? cat({e.name, ", backward"}) : e.name;
+      return by_name.try_emplace(name, ProfileShare{name, 0, 0}).first->second;
+    };
+    for (const Event* e : in_order) {
+      while (!around.empty() &&
+             (around.back()->thread != e->thread || around.back()->end <= e->begin))
+        around.pop_back();
+      const double seconds = static_cast<double>(e->end - e->begin) / 1e9;
+      if (!around.empty()) share_of(*around.back()).seconds -= seconds;
+      ProfileShare& share = share_of(*e);
+      ++share.count, share.seconds += seconds;
+      around.push_back(e);
+    }
+    std::vector<ProfileShare> out;
+    for (auto& [name, share] : by_name) out.push_back(std::move(share));
+    std::sort(out.begin(), out.end(),
+              [](const ProfileShare& a, const ProfileShare& b) { return a.seconds > b.seconds; });
+    return out;
+  }
+
   std::string path;
   int rank = 0;
   int64_t started = 0;
@@ -120,6 +153,11 @@ void Profile::stop() {
 int64_t Profile::events() const {
   const std::lock_guard lock(recorder_->mutex);
   return static_cast<int64_t>(recorder_->all.size());
+}
+
+std::vector<ProfileShare> Profile::shares() const {
+  const std::lock_guard lock(recorder_->mutex);
+  return recorder_->shares();
 }
 
 ProfileSpan::ProfileSpan(const char* name)

@@ -14,8 +14,16 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace pinion::accel {
+
+// What all events of one name took together, without the events inside of them.
+struct ProfileShare {
+  std::string name;  // of an op's backward pass: "linear, backward"
+  int64_t count;
+  double seconds;
+};
 
 // Records while it lives; one at a time in a process. On a CUDA device an op's time is that of its
 // launch. Forward ops appear where gradients are recorded, each from the end of what its thread did
@@ -30,6 +38,7 @@ class Profile {
 
   void stop();  // writes the file
   int64_t events() const;
+  std::vector<ProfileShare> shares() const;  // of the events so far, the largest first
 
   struct Recorder;
 

@@ -135,6 +135,10 @@ void add_run_flags(CLI::App& app, Options& o) {
       "BLEU_1 … BLEU_4, ROUGE_L, METEOR_es, CIDEr, F1, exact (of the validation split) or loss");
   app.add_option("--early_stop", o.early_stop, "epochs without improvement before the end")
       ->check(CLI::PositiveNumber);
+  app.add_flag(
+      "--profile", o.profile,
+      "record where the time of training goes: in report.html, and as a trace of each rank, "
+      "profile_0.json …, for ui.perfetto.dev");
 }
 
 }  // namespace

@@ -55,6 +55,7 @@ struct Options {
   int64_t save_period = 1;
   std::string monitor_mode = "max", monitor_metric = "BLEU_4";
   int64_t early_stop = 50;
+  bool profile = false;
   bool resume = false;
   std::string resume_from;  // "": the newest checkpoint of save_dir
 

@@ -52,6 +52,22 @@ accel::Bars bars_of(const FigureTable& figures, const char* name) {
   return bars;
 }
 
+// The largest shares of the time of training, in per cent, and the rest as one.
+accel::Bars bars_of(const std::vector<accel::ProfileShare>& time) {
+  constexpr size_t kShown = 14;
+  double sum = 0;
+  for (const accel::ProfileShare& share : time) sum += share.seconds;
+  accel::Bars bars{fmt::format("Where the time of training went, % of {:.3g} s", sum), {}};
+  accel::Bar rest{fmt::format("{} others", time.size() - std::min(time.size(), kShown))};
+  for (const accel::ProfileShare& share : time)
+    if (bars.bars.size() < kShown)
+      bars.bars.push_back({share.name, 100 * share.seconds / sum});
+    else
+      rest.value += 100 * share.seconds / sum;
+  if (time.size() > kShown) bars.bars.push_back(rest);
+  return bars;
+}
+
 std::string png_of(const Image& film) {
   return encode_png(film.height > kFilmSide ? resize(film, kFilmSide, kFilmSide) : film);
 }
@@ -97,6 +113,7 @@ std::string html_of(const RunPage& page) {
   for (const char* name : {"BLEU_4", "ROUGE_L", "F1"})
     if (accel::Series s = series(name); !s.x.empty()) validation.series.push_back(std::move(s));
   report.add_chart(validation);
+  if (!page.time.empty()) report.add_bars(bars_of(page.time));
 
   report.add_table(table_of(page.controls.table));
   for (const char* name : {"F1", "BLEU_4"})

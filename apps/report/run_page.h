@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "pinion/accel/track/profile.h"
 #include "pinion/apps/report/attention_picture.h"
 #include "pinion/apps/report/evaluation.h"
 
@@ -22,9 +23,10 @@ struct RunPage {
   std::string title, subtitle;
   std::string metrics_path;  // the run's metrics.jsonl: an object an epoch
   int64_t best_epoch = 0;
-  std::string blank_report;  // what is written of films without anything on them
-  Controls controls;         // of the test split
-  std::string looks;         // lines of text, may be empty
+  std::string blank_report;               // what is written of films without anything on them
+  Controls controls;                      // of the test split
+  std::string looks;                      // lines of text, may be empty
+  std::vector<accel::ProfileShare> time;  // of training, may be empty
   std::vector<GalleryEntry> gallery;
   std::vector<std::pair<std::string, std::string>> settings;
 };

@@ -173,6 +173,7 @@ class Run {
       take_sums();
     }
     const accel::SignalGuard signals;
+    if (o_.profile) profile_.reset(new accel::Profile(accelerator_.profile()));
     accelerator_.print(fmt::format(
         "{} studies to train on, {} and {} to test; {} words; {} parameters; {} rank{} on {}, {}",
         train_.size(), val_.size(), test_.size(), tokenizer_->words().size(),
@@ -181,15 +182,16 @@ class Run {
         nn::name_of(accelerator_.mixed_precision())));
 
     for (int64_t epoch = loader->state().epoch; epoch < o_.epochs && !enough(); ++epoch) {
+      const accel::ProfileSpan span("everything else");
       const double loss = train_epoch(epoch, net, optimizer, scheduler, loader);
-      const Figures on_val = figures_of(examiner.write(val));
-      finish_epoch(epoch, loss, on_val, net);
+      finish_epoch(epoch, loss, validate(examiner, val), net);
       if (state_.not_improved > o_.early_stop) {
         accelerator_.print(fmt::format("No better {} for {} epochs: the end", o_.monitor_metric,
                                        state_.not_improved));
         break;
       }
     }
+    if (profile_) profile_->stop();
     finish(net, test, examiner);
     return 0;
   }
@@ -295,6 +297,11 @@ class Run {
     return loss;
   }
 
+  static Figures validate(const Examiner& examiner, const Loader& val) {
+    const accel::ProfileSpan span("validation");
+    return figures_of(examiner.write(val));
+  }
+
   void finish_epoch(int64_t epoch, double loss, const Figures& on_val, const Net& net) {
     accelerator_.print(fmt::format("Epoch {}/{}, loss {:.4f}, val{}", epoch + 1, o_.epochs, loss,
                                    line_of(on_val)));
@@ -348,6 +355,7 @@ class Run {
     page.controls = result.controls;
     page.blank_report = result.blank_report;
     page.looks = result.looks;
+    if (profile_) page.time = profile_->shares();
     model.eval();
     for (size_t i = 0; i < std::min(kShown, result.pairs.size()); ++i) {
       const StudyEntry& study = test_.studies()[i];
@@ -410,6 +418,7 @@ class Run {
   std::shared_ptr<const Tokenizer> tokenizer_;
   StudyBatches train_, val_, test_;
   RunState state_;
+  std::unique_ptr<accel::Profile> profile_;  // with --profile
 };
 
 }  // namespace

@@ -69,6 +69,30 @@ TEST(Profile, WritesSpansAndOpsThatNest) {
   EXPECT_EQ(by_kind["forward"].back()["name"], by_kind["backward"].front()["name"]);
 }
 
+TEST(Profile, GivesAnEventTheTimeThatNoneInsideOfItTook) {
+  const TempDir dir;
+  Profile profile(dir / "trace.json");
+  {
+    const ProfileSpan outer("outer");
+    for (int i = 0; i < 3; ++i) const ProfileSpan inner("inner");
+  }
+  profile.stop();
+  std::map<std::string, double> took;  // us
+  const auto trace = nlohmann::json::parse(read_file(dir / "trace.json", 1 << 20));
+  for (const auto& event : trace["traceEvents"])
+    if (event["ph"] == "X") took[event["name"]] += event["dur"].get<double>();
+
+  const std::vector<ProfileShare> shares = profile.shares();
+  ASSERT_EQ(shares.size(), 2u);
+  EXPECT_GE(shares[0].seconds, shares[1].seconds);
+  for (const ProfileShare& share : shares) {
+    const bool outer = share.name == "outer";
+    EXPECT_EQ(share.count, outer ? 1 : 3);
+    const double own = took[share.name] - (outer ? took["inner"] : 0);
+    EXPECT_NEAR(share.seconds * 1e6, own, 0.01);
+  }
+}
+
 TEST(Profile, SaysWhenItCannotBeWritten) {
   const TempDir dir;
   Profile profile(dir / "none/trace.json");

@@ -36,8 +36,12 @@ TEST_F(ReportPrograms, TrainsOnOneRankAndOnTwo) {
   ASSERT_EQ(eval.code, 0) << eval.err;
   EXPECT_EQ(eval.out, "8 studies of the split test\n" + table.substr(0, table.find("\n\n") + 1));
 
-  const Result ranks = run(launched(2, command("ranks", {"--epochs=2", "--batch_size=4"})));
+  const Result ranks =
+      run(launched(2, command("ranks", {"--epochs=2", "--batch_size=4", "--profile"})));
   ASSERT_EQ(ranks.code, 0) << ranks.err;
+  EXPECT_TRUE(exists(dir_ / "ranks/profile_1.json"));
+  EXPECT_THAT(text("ranks/report.html"), HasSubstr("Where the time of training went"));
+  EXPECT_THAT(text("ranks/report.html"), HasSubstr(">conv2d, backward<"));
   EXPECT_THAT(ranks.out, HasSubstr("2 ranks on cpu"));
   const auto one = losses("plain"), two = losses("ranks");
   ASSERT_EQ(one.size(), 2U);
