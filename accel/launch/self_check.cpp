@@ -64,10 +64,14 @@ void check_moves(ProcessGroup& group, Device device) {
   expect("broadcast", x, [&](int64_t i) { return double(last + i); });
   Tensor all({group.size() * kElements}, DType::f32, device);
   group.all_gather(all, numbers(group, kElements, DType::f32, device)).wait();
-  expect("all_gather", all, [](int64_t i) { return double(i / kElements + i % kElements); });
+  expect("all_gather", all, [](int64_t i) {
+    const int64_t rank = i / kElements;
+    return double(rank + i % kElements);
+  });
   group.all_to_all(all, numbers(group, group.size() * kElements, DType::f32, device)).wait();
   expect("all_to_all", all, [&](int64_t i) {
-    return double(i / kElements + group.rank() * kElements + i % kElements);
+    const int64_t rank = i / kElements;
+    return double(rank + group.rank() * kElements + i % kElements);
   });
   group.barrier().wait();
 }
