@@ -280,7 +280,7 @@ def peer_of(name):
 def print_peak_of_peer(name):
     def work():
         run = peer_of(name)
-        for _ in range(3):
+        for _ in range(2):
             run()
 
     print_peak_of(work)

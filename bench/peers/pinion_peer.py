@@ -47,7 +47,7 @@ def main():
 
     def work():
         pinion.check(pinion.lib.pinion_peer_open(index))
-        pinion.run(index, 3)
+        pinion.run(index, 2)
 
     print_peak_of(work)
 
