@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Training steps of the report generator: whole, and of its two halves alone. Sizes are those of
-// bench/peers/report_model.py.
+// Training steps of the report generator, whole and of its two halves alone, and its beam search.
+// Sizes are those of bench/peers/report_model.py.
 #include <cmath>
 #include <memory>
 #include <optional>
 
+#include "pinion/apps/report/decoding.h"
 #include "pinion/apps/report/report_model.h"
 #include "pinion/bench/workloads.h"
 #include "pinion/nn/init.h"
@@ -22,9 +23,9 @@ struct Size {
   report::TransformerOptions options;
 };
 
-std::vector<Size> sizes() {
-  return {{"nano", "nano", 16, 29, 64, 1, 32, report::TransformerOptions::nano()},
-          {"r2gen", "resnet101", 2, 59, 224, 3, 98, {}}};
+Size nano() { return {"nano", "nano", 16, 29, 64, 1, 32, report::TransformerOptions::nano()}; }
+Size r2gen(const char* name, int64_t batch) {
+  return {name, "resnet101", batch, 59, 224, 3, 98, {}};
 }
 
 // What a step reads and trains; either half may be missing.
@@ -74,19 +75,50 @@ struct Step {
   }
 };
 
+// Reports of 60 words: none ends early.
+std::function<void()> beam_search(const Size& s) {
+  const auto model = std::make_shared<report::EncoderDecoder>(s.options);
+  model->eval();
+  std::vector<float> bias(static_cast<size_t>(s.options.vocabulary));
+  bias[0] = -100;  // of the end
+  for (auto& [name, tensor] : model->named_parameters())
+    if (name == "logit.bias") tensor.copy_(Tensor::of(bias, {s.options.vocabulary}));
+  Tensor features({s.batch, s.places, s.options.d_vf});
+  nn::init::uniform(features, 0, 1);
+  return [model, features] {
+    const NoGrad no_grad;
+    for (const report::WrittenReport& report : report::write_reports(*model, features))
+      PINION_CHECK(report.ids.size() == 60, "beam search: expected 60 words, got ",
+                   report.ids.size());
+  };
+}
+
+void add(std::vector<Workload>& list, const char* name, const Size& s,
+         const std::function<std::function<void()>()>& make) {
+  list.push_back({std::string(name) + "/" + s.name, 0, 0, [make] {
+                    manual_seed(1);
+                    return make();
+                  }});
+}
+
+void add_step(std::vector<Workload>& list, const char* name, const Size& s, bool extractor,
+              bool text) {
+  add(list, name, s, [=]() -> std::function<void()> {
+    return [step = std::make_shared<Step>(s, extractor, text)] { step->run(); };
+  });
+}
+
 }  // namespace
 
 void add_report_steps(std::vector<Workload>& list) {
-  for (const Size& s : sizes())
-    for (const auto& [name, extractor, text] :
-         {std::tuple("report_step", true, true), std::tuple("report_extractor", true, false),
-          std::tuple("report_encoder_decoder", false, true)})
-      list.push_back({std::string(name) + "/" + s.name, 0, 0,
-                      [s, extractor = extractor, text = text]() -> std::function<void()> {
-                        manual_seed(1);
-                        const auto step = std::make_shared<Step>(s, extractor, text);
-                        return [step] { step->run(); };
-                      }});
+  for (const Size& s : {nano(), r2gen("r2gen", 2)}) {
+    add_step(list, "report_step", s, true, true);
+    add_step(list, "report_extractor", s, true, false);
+    add_step(list, "report_encoder_decoder", s, false, true);
+  }
+  add_step(list, "report_encoder_decoder", r2gen("r2gen16", 16), false, true);
+  for (const Size& s : {nano(), r2gen("r2gen1", 1), r2gen("r2gen4", 4)})
+    add(list, "beam_search", s, [s] { return beam_search(s); });
 }
 
 }  // namespace pinion::bench

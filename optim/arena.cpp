@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "pinion/runtime/allocator.h"
+
 namespace pinion::optim {
 
 Arena::Arena(std::vector<nn::NamedTensor> params) {
@@ -30,6 +32,7 @@ Arena::Arena(std::vector<nn::NamedTensor> params) {
     item.param.rebind(piece(params_, item));
     item.home = item.param.view().data;
   }
+  trim(device);  // of where the parameters lay: no step asks for blocks of these sizes
   give_slots();
   size_ = size;
   parts_ = {{0, size, params_, grads_}};

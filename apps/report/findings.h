@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The findings of the synthetic studies: what each can be, how often, and the sentences that say
-// so, one of each style. Drawing, writing and reading back a report all follow this table.
+// so, one of each style. Drawing, writing and reading back a report all follow these tables.
 #pragma once
 
 #include <array>
@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace pinion::report {
@@ -52,6 +53,14 @@ struct AttributeInfo {
   std::vector<AttributeValue> values;
 };
 const std::array<AttributeInfo, kAttributes>& attribute_table();
+
+// A sentence for several findings at once: where all are there, it takes the place of their own, at
+// the first of them. Of two that fit, the earlier does.
+struct JointSentence {
+  std::vector<std::pair<Attribute, uint8_t>> says;  // in the order of the attributes
+  std::array<const char*, kStyles> sentences;       // "": not so in this style
+};
+const std::vector<JointSentence>& joint_sentences();
 
 // One value an attribute.
 struct Findings {

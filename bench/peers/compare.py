@@ -7,12 +7,12 @@
 
 A sample is as many runs as take about --sample seconds. One thread is timed by the thread's CPU
 time, more by the wall. The ratio is PyTorch's time over Pinion's: of the minima, of the medians,
-and the 10th to 90th percentile over the pairs of neighbouring samples. --json FILE keeps every
-figure.
+and the 10th to 90th percentile over the pairs of neighbouring samples, whose number follows: it is
+smaller where --samples pairs would take longer than --longest. --memory adds the peak of a process
+that runs the workload alone, of either side. --json FILE keeps every figure.
 """
 
 import argparse
-import ctypes
 import json
 import os
 import statistics
@@ -23,9 +23,11 @@ import time
 for key in ("OMP_WAIT_POLICY",):  # before torch loads OpenMP
     os.environ.setdefault(key, "PASSIVE")
 
+import beam_search  # noqa: E402
 import report_model  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from pinion_peer import Pinion, print_peak_of  # noqa: E402
 
 # --- the same workloads in PyTorch: name -> function that makes the function to time -----------
 SIZES = {"64KiB": 1 << 14, "1MiB": 1 << 18, "16MiB": 1 << 22, "64MiB": 1 << 24}
@@ -203,26 +205,11 @@ PEERS = {
     "fused_mlp_f32": fused_mlp(torch.float32),
     "fused_mlp_bf16": fused_mlp(torch.bfloat16),
     **report_model.PEERS,
+    "beam_search": beam_search.make,
 }
 
 
 # --- measuring ---------------------------------------------------------------------------------
-class Pinion:
-    def __init__(self, path):
-        self.lib = ctypes.CDLL(path)
-        for f in ("name", "error", "isa"):
-            getattr(self.lib, "pinion_peer_" + f).restype = ctypes.c_char_p
-        for f in ("flops", "bytes"):
-            getattr(self.lib, "pinion_peer_" + f).restype = ctypes.c_double
-
-    def check(self, status):
-        if status:
-            raise RuntimeError(self.lib.pinion_peer_error().decode())
-
-    def names(self):
-        return [self.lib.pinion_peer_name(i).decode() for i in range(self.lib.pinion_peer_count())]
-
-
 def cpu_stolen():
     with open("/proc/stat") as f:
         return int(f.readline().split()[8])
@@ -235,6 +222,8 @@ def timed(clock, run, times):
 
 
 def calibrate(clock, run, sample):
+    if timed(clock, run, 1) > sample:
+        return 1
     times = 1
     while True:
         seconds = timed(clock, run, times) * times
@@ -264,55 +253,49 @@ def summary(ours, theirs):
 
 def measure(pinion, index, peer, clock, args):
     def ours(times):
-        pinion.check(pinion.lib.pinion_peer_run(index, times))
+        pinion.run(index, times)
 
     def theirs(times):
         for _ in range(times):
             peer()
 
-    ours(1), theirs(1)
     counts = calibrate(clock, ours, args.sample), calibrate(clock, theirs, args.sample)
-    a, b, redone = [], [], 0
-    while len(a) < args.samples:
-        stolen = cpu_stolen()
+    a, b, redone, end = [], [], 0, time.monotonic() + args.longest
+    while len(a) < args.samples and (not a or time.monotonic() < end):
+        start, stolen = time.monotonic(), cpu_stolen()
         pair = timed(clock, ours, counts[0]), timed(clock, theirs, counts[1])
-        if cpu_stolen() > stolen + 1 and redone < args.samples:
+        short = time.monotonic() - start < 1  # a long one has never the CPU to itself
+        if short and cpu_stolen() > stolen + 1 and redone < args.samples:
             redone += 1  # the host took the CPU away meanwhile
             continue
         a.append(pair[0]), b.append(pair[1])
     return summary(a, b)
 
 
-def resident(field):
-    with open("/proc/self/status") as f:
-        return next(int(line.split()[1]) for line in f if line.startswith(field)) * 1024
-
-
-def print_memory_of(side, name, pinion):
-    """What three runs of a workload, and its operands, add to the peak of this process."""
+def peer_of(name):
     kind, size = name.split("/")
-    index = pinion.names().index(name)
-    before = resident("VmRSS")
-    if side == "pinion":
-        pinion.check(pinion.lib.pinion_peer_open(index))
-        pinion.check(pinion.lib.pinion_peer_run(index, 3))
-    else:
-        run = PEERS[kind](size.split("_")[0])
-        for _ in range(3):
+    return PEERS[kind](size.split("_")[0])
+
+
+def print_peak_of_peer(name):
+    def work():
+        run = peer_of(name)
+        for _ in range(2):
             run()
-    print(resident("VmHWM") - before)
+
+    print_peak_of(work)
 
 
 def peak_memory(name, args):
-    """Of either side in a process of its own, in bytes."""
-    command = [sys.executable, os.path.abspath(__file__), os.path.abspath(args.libpinion_peer)]
-    command += ["--threads", str(args.threads)]
+    """Of either side in a process of its own, in bytes: of the process, and what the work added."""
+    library, threads = os.path.abspath(args.libpinion_peer), str(args.threads)
+    here = os.path.abspath(__file__)
+    ours = [os.path.join(os.path.dirname(here), "pinion_peer.py"), library, name, threads]
+    theirs = [here, library, "--threads", threads, "--peak-of-peer", name]
     peaks = []
-    for side in ("pinion", "torch"):
-        done = subprocess.run(
-            command + ["--memory-of", side, name], check=True, capture_output=True, text=True
-        )
-        peaks.append(int(done.stdout))
+    for command in (ours, theirs):
+        done = subprocess.run([sys.executable] + command, check=True, stdout=subprocess.PIPE)
+        peaks.append([int(x) for x in done.stdout.split()])
     return peaks
 
 
@@ -377,6 +360,10 @@ def seconds(s):
     return f"{s * 1e3:.2f} ms"
 
 
+def megabytes(peak):
+    return f"{peak[0] / 2**20:.0f} MiB, {peak[1] / 2**20:.0f} without the libraries"
+
+
 def row(name, r, flops, bytes_):
     rate = (
         f"{flops / r['pinion_s'] / 1e9:.1f} GF/s"
@@ -386,7 +373,7 @@ def row(name, r, flops, bytes_):
     return (
         f"| {name} | {seconds(r['pinion_s'])} | {rate} | {seconds(r['torch_s'])} | "
         f"**{r['ratio_min']:.2f}** | {r['ratio_median']:.2f} | "
-        f"{r['p10']:.2f} .. {r['p90']:.2f} |"
+        f"{r['p10']:.2f} .. {r['p90']:.2f} of {r['samples']} |"
     )
 
 
@@ -401,6 +388,9 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--samples", type=int, default=15, help="pairs per workload (default 15)")
     parser.add_argument(
+        "--longest", type=float, default=60, help="seconds for a workload's pairs (default 60)"
+    )
+    parser.add_argument(
         "--sample", type=float, default=0.02, help="seconds per sample (default 0.02)"
     )
     parser.add_argument(
@@ -408,17 +398,16 @@ def main():
     )
     parser.add_argument("--program", help="simple_train: compare the whole process as well")
     parser.add_argument("--memory", action="store_true", help="compare peaks of memory as well")
-    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--peak-of-peer", help=argparse.SUPPRESS)
     parser.add_argument("--json", help="write the figures here")
     args = parser.parse_args()
     global FUSED_ADAM
     FUSED_ADAM = None if args.unfused_adam else True
 
     torch.set_num_threads(args.threads)
-    pinion = Pinion(os.path.abspath(args.libpinion_peer))
-    pinion.check(pinion.lib.pinion_peer_threads(args.threads))
-    if args.memory_of:
-        return print_memory_of(*args.memory_of, pinion)
+    if args.peak_of_peer:
+        return print_peak_of_peer(args.peak_of_peer)
+    pinion = Pinion(os.path.abspath(args.libpinion_peer), args.threads)
     clock = time.thread_time if args.threads == 1 else time.perf_counter
     print(
         f"PyTorch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), Pinion rung "
@@ -432,11 +421,10 @@ def main():
     print("| --- | --- | --- | --- | --- | --- | --- |")
     results = {}
     for index, name in enumerate(pinion.names()):
-        kind, size = name.split("/")
-        if args.filter not in name or kind not in PEERS:
+        if args.filter not in name or name.split("/")[0] not in PEERS:
             continue
         pinion.check(pinion.lib.pinion_peer_open(index))
-        results[name] = r = measure(pinion, index, PEERS[kind](size.split("_")[0]), clock, args)
+        results[name] = r = measure(pinion, index, peer_of(name), clock, args)
         pinion.check(pinion.lib.pinion_peer_close(index))
         print(
             row(name, r, pinion.lib.pinion_peer_flops(index), pinion.lib.pinion_peer_bytes(index)),
@@ -444,7 +432,7 @@ def main():
         )
         if args.memory:
             r["pinion_bytes"], r["torch_bytes"] = ours, theirs = peak_memory(name, args)
-            print(f"    peak of memory: {ours / 2**20:.0f} MiB, PyTorch {theirs / 2**20:.0f} MiB")
+            print(f"    peak of memory: {megabytes(ours)}, PyTorch {megabytes(theirs)}", flush=True)
     if args.program and args.filter in "process":
         results["process"] = r = measure_process(os.path.abspath(args.program), args)
         print(row("process, start to exit", r, 0, 0))

@@ -203,6 +203,8 @@ SIZES = {
         "dropout": 0.1, "feature_dropout": 0.5,
     },
 }  # fmt: skip
+for batch in (1, 4, 16):
+    SIZES[f"r2gen{batch}"] = SIZES["r2gen"] | {"batch": batch}
 
 
 def make(part):

@@ -6,12 +6,20 @@
 #include <cmath>
 #include <cstdlib>
 #include <set>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "pinion/apps/report/film.h"
+#include "pinion/apps/report/tokenizer.h"
 #include "pinion/kernels/check.h"
+#include "pinion/runtime/crc32c.h"
 
 namespace pinion::report {
 namespace {
+
+using testing::HasSubstr;
+using testing::Not;
 
 TEST(Findings, AreDrawnByTheirShares) {
   constexpr int kStudies = 4000;
@@ -76,6 +84,60 @@ TEST(Findings, EveryReportIsReadBack) {
     }
     EXPECT_LE(words, 60) << style;
   }
+}
+
+TEST(Findings, SaidTogetherAreReadBackEach) {
+  for (const JointSentence& joint : joint_sentences())
+    for (size_t style = 0; style < kStyles; ++style) {
+      if (!*joint.sentences[style]) continue;
+      Findings f;
+      f.values.fill(1);
+      for (const auto& [attribute, value] : joint.says) f[attribute] = value;
+      Styles styles;
+      styles.fill(static_cast<uint8_t>(style));
+      const std::string report = report_of(f, styles);
+      EXPECT_THAT(report, HasSubstr(joint.sentences[style]));
+      EXPECT_EQ(findings_in(report), f) << report;
+      EXPECT_TRUE(says_all_findings(report)) << report;
+      EXPECT_FALSE(says_all_findings(report + " " + joint.sentences[style]));  // a second time
+      const size_t last = static_cast<size_t>(joint.says.back().first);
+      f.values[last] = f.values[last] == 0 ? 1 : 0;  // one of them is not so
+      EXPECT_THAT(report_of(f, styles), Not(HasSubstr(joint.sentences[style])));
+    }
+}
+
+// The texts of make_cxr's sets: the figures of models are of these.
+TEST(Findings, OfTheDemoSetStayAsTheyAre) {
+  std::string texts;
+  for (const auto& [split, studies] : {std::pair{0, 640}, {1, 96}, {2, 96}})
+    for (int i = 0; i < studies; ++i)
+      texts += report_of(draw_findings(1, static_cast<uint32_t>(split), static_cast<uint64_t>(i)));
+  EXPECT_EQ(crc32c(texts.data(), texts.size()), 0x254faef6u);
+}
+
+// As real reports have: 36 words, of 300 to 400 different ones that are frequent enough to learn.
+TEST(Findings, OfTheFullSetHaveTheWordsOfRealReports) {
+  std::vector<std::string> train;
+  for (const auto& [split, studies] : {std::pair{0, 2069}, {1, 296}, {2, 590}})
+    for (int i = 0; i < studies; ++i) {
+      const auto part = static_cast<uint32_t>(split);
+      const auto index = static_cast<uint64_t>(i);
+      const Findings f = draw_findings(1, part, index, kAttributes);
+      const std::string report = report_of(f, draw_styles(Wording::visible, 1, part, index));
+      EXPECT_EQ(findings_in(report), f) << report;
+      EXPECT_TRUE(says_all_findings(report)) << report;
+      if (split == 0) train.push_back(report);
+    }
+  const Tokenizer tokenizer(train, 3);
+  EXPECT_EQ(tokenizer.words().size(), 323U + 1);  // and <unk>
+  double words = 0, cut = 0;
+  for (const std::string& report : train) {
+    const auto spaces = std::count(report.begin(), report.end(), ' ');
+    words += static_cast<double>(spaces + 1);
+    cut += spaces + 3 > 60;  // with its ends
+  }
+  EXPECT_NEAR(words / 2069, 36, 1);
+  EXPECT_LT(cut / 2069, .02);
 }
 
 TEST(Findings, AreWordedInStyles) {

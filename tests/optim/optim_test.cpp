@@ -153,6 +153,15 @@ TEST(Arena, PadsEachTensorAndMovesItsContents) {
   EXPECT_EQ(arena.grads().values<float>()[32], 7);
 }
 
+TEST(Arena, GivesBackWhereTheParametersLay) {
+  constexpr int64_t kMiB = 1 << 20;
+  trim({});
+  const int64_t before = memory_stats({}).reserved;
+  const Tensor w = parameter(Tensor::zeros({kMiB}));  // 4 MiB
+  const Arena arena({{"w", w}});
+  EXPECT_NEAR(static_cast<double>(memory_stats({}).reserved - before), 8.0 * kMiB, kMiB);
+}
+
 TEST(Arena, BackwardFillsTheGradientBlock) {
   Tensor w = parameter(Tensor::full({2}, 1)), u = parameter(Tensor::full({3}, 1));
   Arena arena({{"w", w}, {"u", u}});
