@@ -43,10 +43,20 @@ void append_csv(std::string& out, const Value& v) {
     append_json(out, v);
 }
 
+// The file for this run alone: two that write one file leave the records of neither.
+File open_locked(const std::string& path) {
+  File file(path, OpenMode::append);
+  PINION_REQUIRE(config, file.try_lock(), "tracker: another run is writing ", path,
+                 "; give each a directory of its own");
+  return file;
+}
+
 // A new file, not an emptied one: emptying makes some file systems wait for the disk.
 File open_tracker(const std::string& path, TrackerStart start) {
-  if (start == TrackerStart::replace) remove_file(path);
-  return File(path, OpenMode::append);
+  File file = open_locked(path);
+  if (start != TrackerStart::replace || file.size() == 0) return file;
+  remove_file(path);
+  return open_locked(path);
 }
 
 int64_t synced_size(File& file) {

@@ -66,6 +66,26 @@ TEST(JsonlTracker, ReplacesOrContinues) {
   EXPECT_EQ(contents(path), "{\"a\":3}\n");
 }
 
+TEST(Trackers, OneFileIsOfOneRun) {
+  const TempDir dir;
+  const std::string path = dir / "m.jsonl";
+  {
+    JsonlTracker first(path, TrackerStart::replace);
+    first.log({{"epoch", 1}});
+    for (const TrackerStart start : {TrackerStart::replace, TrackerStart::continued}) try {
+        JsonlTracker second(path, start);
+        FAIL() << "expected an error";
+      } catch (const Error& e) {
+        EXPECT_EQ(e.kind(), ErrorKind::config);
+        EXPECT_NE(std::string(e.what()).find("another run is writing " + path), std::string::npos);
+      }
+    first.log({{"epoch", 2}});
+    EXPECT_EQ(contents(path), "{\"epoch\":1}\n{\"epoch\":2}\n");
+  }
+  JsonlTracker(path, TrackerStart::continued).log({{"epoch", 3}});
+  EXPECT_EQ(contents(path), "{\"epoch\":1}\n{\"epoch\":2}\n{\"epoch\":3}\n");
+}
+
 TEST(Trackers, WriteARecordAtOnceAndReportFailure) {
   const TempDir dir;
   FaultyFs faulty;
