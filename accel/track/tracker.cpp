@@ -4,9 +4,11 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <cmath>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "pinion/kernels/check.h"
 
@@ -43,10 +45,16 @@ void append_csv(std::string& out, const Value& v) {
     append_json(out, v);
 }
 
-// The file for this run alone: two that write one file leave the records of neither.
+// The file for this run alone: two that write one file leave the records of neither. Who only adds
+// a line to the records of many runs is through in a moment.
 File open_locked(const std::string& path) {
   File file(path, OpenMode::append);
-  PINION_REQUIRE(config, file.try_lock(), "tracker: another run is writing ", path,
+  bool ours = file.try_lock();
+  for (int tries = 0; tries < 20 && !ours; ++tries) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    ours = file.try_lock();
+  }
+  PINION_REQUIRE(config, ours, "tracker: another run is writing ", path,
                  "; give each a directory of its own");
   return file;
 }
