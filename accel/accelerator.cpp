@@ -10,6 +10,7 @@
 #include "pinion/accel/crash_record.h"
 #include "pinion/accel/rank_talk.h"
 #include "pinion/accel/track/tensorboard.h"
+#include "pinion/dist/group/nccl_group.h"
 #include "pinion/nn/weights.h"
 #include "pinion/runtime/autograd.h"
 #include "pinion/runtime/fs.h"
@@ -45,6 +46,7 @@ std::shared_ptr<Accelerator::Joined> Accelerator::Joined::make(const Accelerator
   set_log_rank(joined->world.rank, joined->world.size);
   joined->settings = resolve(options, [](const char* name) { return std::getenv(name); });
   joined->device = device_for(joined->settings, joined->world, cuda_device_count());
+  if (joined->settings.deterministic) dist::fix_nccl_order();
   joined->owned = dist::init_process_group(joined->world, joined->device, dist::Backend::automatic,
                                            joined->settings.timeout);
   joined->group = joined->owned.get();
@@ -252,6 +254,7 @@ void Accelerator::save_model_of(nn::Module& module, const std::string& directory
 void Accelerator::init_trackers(const std::string& run_name, std::span<const Field> config,
                                 TrackerStart start) {
   tracking_ = !options_.log_with.empty();
+  trackers_.clear();
   drop_kept();
   if (!is_main_process() || !tracking_) return;
   PINION_CHECK(!logging_dir().empty(),

@@ -4,37 +4,12 @@
 #include <algorithm>
 
 #include "pinion/accel/track/profile.h"
+#include "pinion/dist/parallel/flat_buffers.h"
 #include "pinion/runtime/autograd.h"
 
 namespace pinion::accel {
 
 namespace {
-
-// Moves the buffers of one dtype into one block, so that one broadcast sends them all.
-Tensor joined(const std::vector<Tensor>& buffers) {
-  int64_t size = 0, at = 0;
-  for (const Tensor& t : buffers) size += t.numel();
-  Tensor block({size}, buffers[0].dtype(), buffers[0].device());
-  for (Tensor t : buffers) {
-    t.rebind(block.rows(at, at + t.numel()).alias(t.shape()));
-    at += t.numel();
-  }
-  return block;
-}
-
-std::vector<Tensor> joined_by_dtype(const std::vector<nn::NamedTensor>& buffers) {
-  std::vector<std::vector<Tensor>> kinds;
-  for (const nn::NamedTensor& b : buffers) {
-    size_t k = 0;
-    while (k < kinds.size() && kinds[k][0].dtype() != b.tensor.dtype()) ++k;
-    if (k == kinds.size()) kinds.emplace_back();
-    kinds[k].push_back(b.tensor);
-  }
-  std::vector<Tensor> blocks;
-  blocks.reserve(kinds.size());
-  for (const std::vector<Tensor>& kind : kinds) blocks.push_back(joined(kind));
-  return blocks;
-}
 
 // Several models as one.
 struct Together final : nn::Module {
@@ -74,7 +49,7 @@ GradientSync::GradientSync(dist::ProcessGroup& group, const dist::ReducerOptions
 
 void GradientSync::add(nn::Module& module) {
   if (group_->size() == 1 && !shards_) return;
-  models_.push_back({&module, joined_by_dtype(module.named_buffers())});
+  models_.push_back({&module, dist::flatten_by_dtype(module.named_buffers())});
   if (shards_) shards_->add(module, models_.back().buffers);
   for (const Tensor& parameter : module.parameters()) group_->broadcast(parameter, 0).wait();
   for (const Tensor& block : models_.back().buffers) group_->broadcast(block, 0).wait();

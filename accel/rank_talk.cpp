@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pinion/accel/rank_talk.h"
 
-#include <algorithm>
 #include <exception>
 #include <new>
+
+#include "pinion/accel/gather.h"
 
 namespace pinion::accel {
 namespace {
@@ -14,28 +15,6 @@ std::string error_message(ErrorKind kind, const std::string& text) {
 }
 
 }  // namespace
-
-std::vector<std::string> gather_texts(dist::ProcessGroup& group, const std::string& mine,
-                                      Device device) {
-  const int64_t size = group.size();
-  Tensor lengths({size}, DType::i64, device);
-  group
-      .all_gather(lengths, Tensor::of<int64_t>({static_cast<int64_t>(mine.size())}, {1}).to(device))
-      .wait();
-  const std::vector<int64_t> length = lengths.values<int64_t>();
-  const int64_t longest = *std::max_element(length.begin(), length.end());
-  std::vector<std::string> out(static_cast<size_t>(size));
-  if (longest == 0) return out;
-  std::vector<uint8_t> bytes(mine.begin(), mine.end());
-  bytes.resize(static_cast<size_t>(longest));
-  Tensor all({size * longest}, DType::u8, device);
-  group.all_gather(all, Tensor::of(bytes, {longest}).to(device)).wait();
-  const Tensor host = all.to(Device{});
-  const auto* at = static_cast<const char*>(host.view().data);
-  for (size_t r = 0; r < out.size(); ++r)
-    out[r].assign(at + static_cast<int64_t>(r) * longest, static_cast<size_t>(length[r]));
-  return out;
-}
 
 std::vector<std::string> RankTalk::each(const std::function<std::string()>& f) const {
   if (size() == 1) return {f()};
@@ -50,7 +29,7 @@ std::vector<std::string> RankTalk::each(const std::function<std::string()>& f) c
   } catch (const std::exception& e) {
     mine = error_message(ErrorKind::internal, e.what()), own = std::current_exception();
   }
-  std::vector<std::string> all = gather_texts(*group_, mine, device_);
+  std::vector<std::string> all = gather_text(*group_, device_, mine);
   if (own) std::rethrow_exception(own);
   for (size_t r = 0; r < all.size(); ++r) {
     if (const char kind = all[r].front(); kind != '\0')  // never empty

@@ -10,13 +10,10 @@
 
 namespace pinion::accel {
 
-// Everybody's text, by rank. `device`: where the group's tensors live.
-std::vector<std::string> gather_texts(dist::ProcessGroup& group, const std::string& mine,
-                                      Device device = {});
-
 class RankTalk {
  public:
-  // `group` null: a world of one, in which nothing is sent.
+  // `group` null: a world of one, in which nothing is sent. `device`: where the group's tensors
+  // live.
   explicit RankTalk(dist::ProcessGroup* group, Device device = {})
       : group_(group), device_(device) {}
   int rank() const { return group_ ? group_->rank() : 0; }

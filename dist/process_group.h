@@ -55,6 +55,8 @@ class Work {
   Work() = default;  // done already
   explicit Work(std::shared_ptr<State> state) : state_(std::move(state)) {}
 
+  // Whether wait() would return, or throw, without waiting. A rank that died, or a timeout, counted
+  // from the first call, is found by asking again.
   bool done() const { return !state_ || state_->done(); }
   // Until the output holds the result; on a CUDA device, until work that is queued from now on will
   // see it (the host does not wait). Throws the errors above.

@@ -2,12 +2,12 @@
 #include "pinion/accel/checkpoint/reader.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "pinion/accel/checkpoint/root.h"
 #include "pinion/runtime/crc32c.h"
 #include "pinion/runtime/json.h"
 #include "pinion/runtime/log.h"
@@ -35,17 +35,6 @@ std::string read_all(const File& file, int64_t most) {
   std::string text(static_cast<size_t>(size), '\0');
   file.read(text.data(), text.size(), 0);
   return text;
-}
-
-// The step in the name of a directory step-<N>; -1 for other names.
-int64_t step_in_name(const std::string& path) {
-  const std::string name = path.substr(path.rfind('/') + 1);
-  int64_t step = -1;
-  int used = 0;
-  if (std::sscanf(name.c_str(), "step-%19ld%n", &step, &used) != 1 ||
-      static_cast<size_t>(used) != name.size())
-    return -1;
-  return step;
 }
 
 StateValue value_of(const nlohmann::json& v, const std::string& where) {
@@ -81,7 +70,7 @@ CheckpointReader::CheckpointReader(const std::string& directory)
     const File file(directory_, kManifestName);
     manifest_ = parse_manifest(read_all(file, kMaxManifest), file.path());
   });
-  const int64_t named = step_in_name(path_);
+  const int64_t named = step_of_name(path_.substr(path_.rfind('/') + 1));
   PINION_REQUIRE(checkpoint,
                  named < 0 || manifest_.version != kManifestVersion || named == manifest_.step,
                  "checkpoint: ", pinion::quoted(path_), " holds step ", manifest_.step);

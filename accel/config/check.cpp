@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "pinion/accel/config/config.h"
+#include "pinion/accel/config/schema.h"
 #include "pinion/runtime/log.h"
 
 namespace pinion::accel {
@@ -89,12 +90,29 @@ void Config::check_sharding() const {
     contradict(*this, "num_processes", "the product of the sizes in parallelism_config", last);
 }
 
+// A flag of a section that is left alone would do nothing. In files, which may be shared, such keys
+// get a note.
+void Config::check_flags() const {
+  const std::string& type = text("distributed_type");
+  for (const ConfigKey& key : config_keys()) {
+    const Setting& setting = (*this)[key.name];
+    const bool always =
+        key.leaf().starts_with("gradient_");  // they mean the same without DeepSpeed
+    if (setting.origin != Origin::flag || always || key.applies_to(type)) continue;
+    fail(ErrorKind::usage,
+         {setting.where, ": expected --use_", key.section() == "fsdp_config" ? "fsdp" : "deepspeed",
+          " beside it or in the configuration, got distributed_type ",
+          type.empty() ? "none" : type});
+  }
+}
+
 void Config::check() {
   if (text("distributed_type") == "DEEPSPEED" && has("deepspeed_config.deepspeed_config_file"))
     read_deepspeed_file();
   check_devices();
   check_machines();
   check_sharding();
+  check_flags();
 }
 
 }  // namespace pinion::accel

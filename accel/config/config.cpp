@@ -27,13 +27,6 @@ constexpr std::pair<const char*, const char*> kTypeVariables[] = {
 
 bool belongs_to_launcher(const ConfigKey& key) { return key.environment.starts_with("MASTER_"); }
 
-// Whether what a section says has any effect with this distributed_type.
-bool is_active(std::string_view section, std::string_view type) {
-  if (section == "deepspeed_config") return type == "DEEPSPEED";
-  if (section == "fsdp_config") return type == "FSDP";
-  return true;
-}
-
 }  // namespace
 
 const char* name_of(Origin origin) {
@@ -83,6 +76,12 @@ void Config::assign(const ConfigKey& key, std::string_view value, Origin origin,
          {where, name, ": expected ", checked.expected, ", got ", quoted(value, 80), checked.hint});
   }
   Setting& setting = at(key.name);
+  // One flag given twice overrides itself; --use_fsdp and --use_deepspeed are two.
+  const bool both =
+      origin == Origin::flag && setting.origin == Origin::flag && !setting.value.empty();
+  PINION_REQUIRE(usage, !both || setting.where == where || setting.value == checked.value, where,
+                 ": expected no ", setting.where, " beside it: ", key.name, " cannot be ",
+                 setting.value, " and ", checked.value);
   if (origin >= setting.origin) setting = {checked.value, origin, std::move(where)};
 }
 
@@ -116,8 +115,7 @@ std::vector<std::pair<std::string, std::string>> Config::environment() const {
   for (const ConfigKey& key : config_keys()) {
     const Setting& setting = (*this)[key.name];
     if (key.environment.empty() || belongs_to_launcher(key) || setting.value.empty()) continue;
-    if (key.name == "use_cpu" ||
-        (setting.given() && is_active(key.section(), text("distributed_type"))))
+    if (key.name == "use_cpu" || (setting.given() && key.applies_to(text("distributed_type"))))
       out.emplace_back(key.environment, setting.value);
   }
   for (const auto& [name, type] : kTypeVariables)
@@ -169,7 +167,7 @@ std::vector<std::string> Config::notes() const {
     if (!setting.given() || setting.value.empty()) continue;
     std::string why = check_value(key, setting.value).note;
     const std::string& type = text("distributed_type");
-    if (setting.origin == Origin::file && !is_active(key.section(), type))
+    if (setting.origin == Origin::file && !key.applies_to(type))
       why = cat({"distributed_type is ", type.empty() ? "not set" : type});
     if (!why.empty())
       out.push_back(cat({setting.where, ": ", key.name, ": ", quoted(setting.value, 80),

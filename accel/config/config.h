@@ -101,6 +101,7 @@ class Config {
   void check_devices();
   void check_machines();
   void check_sharding() const;
+  void check_flags() const;
   Setting& at(std::string_view key);
 
   std::map<std::string, Setting, std::less<>> settings_;  // by full name, all keys of the table

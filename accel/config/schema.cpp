@@ -173,6 +173,12 @@ std::string_view ConfigKey::leaf() const {
   return dot == name.npos ? name : name.substr(dot + 1);
 }
 
+bool ConfigKey::applies_to(std::string_view distributed_type) const {
+  if (section() == "deepspeed_config") return distributed_type == "DEEPSPEED";
+  if (section() == "fsdp_config") return distributed_type == "FSDP";
+  return true;
+}
+
 std::vector<std::string> offered_choices(const ConfigKey& key) {
   std::vector<std::string> out;
   for (const Choice& choice : choices_of(key))

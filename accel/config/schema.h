@@ -33,6 +33,8 @@ struct ConfigKey {
 
   std::string_view section() const;  // "fsdp_config", or empty
   std::string_view leaf() const;     // "fsdp_version": the flag's name
+  // Whether it does anything with this distributed_type: sections of one are for that alone.
+  bool applies_to(std::string_view distributed_type) const;
 };
 
 // Sections are maps of their own; a key in one may leave out the prefix.

@@ -65,12 +65,22 @@ bool is_stopped(pid_t pid) {
 
 // --- signals -------------------------------------------------------------------------------------
 
-SignalSource::SignalSource() {
-  ::signal(SIGPIPE, SIG_IGN);
+namespace {
+
+sigset_t set_of(std::initializer_list<int> signals) {
   sigset_t set;
   sigemptyset(&set);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGCHLD})
-    sigaddset(&set, signal);
+  for (const int signal : signals) sigaddset(&set, signal);
+  return set;
+}
+
+const sigset_t kToStop = set_of({SIGTERM, SIGINT, SIGHUP, SIGQUIT});
+
+}  // namespace
+
+SignalSource::SignalSource() {
+  ::signal(SIGPIPE, SIG_IGN);
+  const sigset_t set = set_of({SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGCHLD});
   sigprocmask(SIG_BLOCK, &set, &before_);
   fd_ = Fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   PINION_REQUIRE(io, fd_, "signalfd: ", std::strerror(errno));
@@ -82,6 +92,9 @@ int SignalSource::next() {
   signalfd_siginfo info{};
   return read(fd_.get(), &info, sizeof info) == sizeof info ? static_cast<int>(info.ssi_signo) : 0;
 }
+
+SignalSource::EndsAtOnce::EndsAtOnce() { sigprocmask(SIG_UNBLOCK, &kToStop, nullptr); }
+SignalSource::EndsAtOnce::~EndsAtOnce() { sigprocmask(SIG_BLOCK, &kToStop, nullptr); }
 
 // --- starting ------------------------------------------------------------------------------------
 

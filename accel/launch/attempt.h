@@ -27,6 +27,15 @@ class SignalSource {
   int fd() const { return fd_.get(); }
   int next();  // a signal that has come, or 0
 
+  // While it lives, a signal to stop ends this process: where there are no ranks to hand it on to.
+  class EndsAtOnce {
+   public:
+    EndsAtOnce();
+    ~EndsAtOnce();
+    EndsAtOnce(const EndsAtOnce&) = delete;
+    EndsAtOnce& operator=(const EndsAtOnce&) = delete;
+  };
+
  private:
   sigset_t before_;
   Fd fd_;

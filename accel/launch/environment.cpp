@@ -55,11 +55,6 @@ constexpr std::string_view kContract[] = {"PINION_RANK",
                                           "TORCHELASTIC_RESTART_COUNT",
                                           "TORCHELASTIC_MAX_RESTARTS"};
 
-bool matches(std::string_view pattern, std::string_view name) {
-  return pattern.ends_with('*') ? name.starts_with(pattern.substr(0, pattern.size() - 1))
-                                : name == pattern;
-}
-
 template <class Patterns>
 bool any_matches(const Patterns& patterns, std::string_view name) {
   return std::any_of(std::begin(patterns), std::end(patterns),
@@ -73,6 +68,11 @@ bool is_name(std::string_view name) {
 }
 
 }  // namespace
+
+bool matches(std::string_view pattern, std::string_view name) {
+  return pattern.ends_with('*') ? name.starts_with(pattern.substr(0, pattern.size() - 1))
+                                : name == pattern;
+}
 
 Variables inherited_environment(const Variables& own, const std::vector<std::string>& allow,
                                 std::vector<std::string>& notes) {

@@ -11,6 +11,9 @@
 
 namespace pinion::accel {
 
+// Whether `pattern` means `name`: it is the same, or its beginning with a * behind.
+bool matches(std::string_view pattern, std::string_view name);
+
 // What of `own` is passed on. Adds a line to `notes` for a variable that loads code into programs
 // (LD_PRELOAD and its kin) and is held back.
 Variables inherited_environment(const Variables& own, const std::vector<std::string>& allow,

@@ -49,11 +49,11 @@ class Launcher {
   int run() {
     for (const std::string& note : plan_.notes) say(note);
     while (true) {
-      if (machines_) machines_->meet(state_.epoch);
+      meet_others();
       const AttemptResult result =
           Attempt(plan_, state_, signals_, warden_, machines_ ? &*machines_ : nullptr).run();
       Verdict verdict = judge(result.ends, result.stop_signal);
-      if (machines_) verdict = machines_->agree(verdict);
+      if (machines_) verdict = machines_->agree(verdict, [this] { return signals_.next(); });
       if (!verdict.text.empty()) say(verdict.text);
       if (!restarts(verdict)) {
         if (machines_) machines_->part();
@@ -91,7 +91,15 @@ class Launcher {
       server_.emplace(secret_, dist::StoreServer::Options{state_.store, plan_.run_id, plan_.ranks});
       state_.store = server_->address();
     }
-    if (plan_.machines > 1) machines_.emplace(plan_, state_.store, secret_);
+    if (plan_.machines == 1) return;
+    const SignalSource::EndsAtOnce meanwhile;  // others may come late
+    machines_.emplace(plan_, state_.store, secret_);
+  }
+
+  void meet_others() {
+    if (!machines_) return;
+    const SignalSource::EndsAtOnce meanwhile;
+    machines_->meet(state_.epoch);
   }
 
   // Whether the ranks are to be started again; counts it.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <csignal>
 #include <nlohmann/json.hpp>
 
 #include "pinion/kernels/check.h"
@@ -111,7 +112,7 @@ int Machines::next_signal() {
 
 void Machines::stop_others() { store_.set(key("failed", plan_.machine), ""); }
 
-Verdict Machines::agree(const Verdict& mine) {
+Verdict Machines::agree(const Verdict& mine, const std::function<int()>& next_here) {
   failed_here();
   const nlohmann::json record = {{"order", order_},
                                  {"code", mine.code},
@@ -121,6 +122,8 @@ Verdict Machines::agree(const Verdict& mine) {
   store_.set(key("end", plan_.machine), record.dump());
   // A machine that only waits for its peers' ranks to finish waits as long as they work.
   while (!store_.check(keys("end")) && !others_failed()) {
+    while (const int signal = next_here())
+      if (signal != SIGCHLD) pass_on(signal);
     beat();
     watch_.next_event(kBeat);
   }

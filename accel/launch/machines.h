@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <deque>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -37,8 +38,9 @@ class Machines {
   void beat();
   static constexpr std::chrono::milliseconds kBeat{2000};
   // What the run ended with, of what all machines say: the cause outweighs its consequences. A
-  // signal to one of them was meant for all.
-  Verdict agree(const Verdict& mine);
+  // signal to one of them was meant for all; those that come here while others still work
+  // (next_here(), 0: none) are passed on.
+  Verdict agree(const Verdict& mine, const std::function<int()>& next_here);
   // Machine 0 stays until the others have heard what they asked for.
   void part();
 

@@ -5,10 +5,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 
+#include "pinion/accel/launch/environment.h"
 #include "pinion/accel/launch/process.h"
 #include "pinion/kernels/check.h"
 #include "pinion/runtime/log.h"
@@ -18,10 +20,11 @@ namespace pinion::accel {
 namespace {
 
 // Open MPI hands on only what it is told to; what ranks find on their own host is none of it.
-bool travels(std::string_view name) {
+bool travels(std::string_view name, const LaunchPlan& plan) {
   for (const char* beginning : {"PINION_", "ACCELERATE_", "FSDP_", "OMP_", "NCCL_", "CUDA_VISIBLE"})
     if (name.starts_with(beginning)) return true;
-  return false;
+  return std::any_of(plan.named.begin(), plan.named.end(),
+                     [&](const std::string& pattern) { return matches(pattern, name); });
 }
 
 }  // namespace
@@ -69,7 +72,7 @@ std::vector<std::string> mpirun_command(const LaunchPlan& plan, const std::strin
   if (flavour == MpiFlavour::open_mpi) {
     add({"--hostfile", hostfile, "--npernode", each, "-n", all, "--bind-to", "socket"});
     for (const auto& [name, value] : plan.environment)
-      if (travels(name)) add({"-x", name});
+      if (travels(name, plan)) add({"-x", name});
   } else {  // Hydra, MPICH's and Intel's, hands the whole environment on
     add({"-f", hostfile, "-ppn", each, "-n", all});
   }

@@ -156,6 +156,8 @@ void plan_environment(const LaunchOptions& o, const Machine& machine, LaunchPlan
   if (o.enable_cpu_affinity) environment["ACCELERATE_CPU_AFFINITY"] = "1";
   add_variables(o.env, o.allow_env, environment);
   plan.environment = std::move(environment);
+  plan.named = o.allow_env;
+  for (const std::string& entry : o.env) plan.named.push_back(entry.substr(0, entry.find('=')));
 }
 
 // "run_id=a,timeout=30": torchrun's way of saying such things.
@@ -194,6 +196,22 @@ void plan_meeting(const LaunchOptions& o, LaunchPlan& plan) {
                  "make one by: (umask 077; head -c 32 /dev/urandom > FILE)), got nothing");
 }
 
+// Where output goes, and what mpirun, which starts the ranks itself, does not do.
+void plan_watching(const LaunchOptions& o, LaunchPlan& plan) {
+  const bool log = !o.log_dir.empty();
+  plan.tee = parse_tee(!o.tee.empty() ? o.tee : log ? "3" : "0", plan.local_ranks);
+  const bool tees = std::any_of(plan.tee.begin(), plan.tee.end(), [](uint8_t t) { return t != 0; });
+  PINION_REQUIRE(usage, log || !tees, "--tee: expected --log_dir beside it, for the files");
+  const char* const odd = log ? "--log_dir" : o.max_restarts > 0 ? "--max_restarts" : nullptr;
+  PINION_REQUIRE(usage, !o.by_mpi || !odd, odd, ": expected no mpirun_hostfile beside it, as ",
+                 "mpirun starts the ranks and looks after them");
+  plan.log_dir = o.log_dir;
+  plan.role = o.role;
+  plan.quiet = o.quiet;
+  plan.max_restarts = o.max_restarts;
+  plan.grace_period = o.grace_period;
+}
+
 }  // namespace
 
 Machine this_machine(const LaunchOptions& options) {
@@ -225,13 +243,7 @@ LaunchPlan plan_launch(const LaunchOptions& options, const Machine& machine) {
   plan_environment(options, machine, plan);
   plan_meeting(options, plan);
   plan.cpu_affinity = options.enable_cpu_affinity;
-  plan.log_dir = options.log_dir;
-  const bool log = !options.log_dir.empty();
-  plan.tee = parse_tee(!options.tee.empty() ? options.tee : log ? "3" : "0", plan.local_ranks);
-  plan.role = options.role;
-  plan.quiet = options.quiet;
-  plan.max_restarts = options.max_restarts;
-  plan.grace_period = options.grace_period;
+  plan_watching(options, plan);
   return plan;
 }
 

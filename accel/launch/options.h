@@ -54,6 +54,7 @@ struct LaunchPlan {
   int threads = 1;    // that each rank computes with
   // The environment that every rank shares, without what tells them apart.
   Variables environment;
+  std::vector<std::string> named;  // of those, what --env and --allow_env named; "NAME*" too
   std::vector<std::string> notes;  // lines about what was not passed on
   std::string run_id;
   std::string host = "127.0.0.1";  // of machine 0

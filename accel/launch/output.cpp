@@ -3,6 +3,7 @@
 #include "pinion/accel/launch/output.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -77,6 +78,11 @@ void OutputStream::write_line(std::string_view line) {
   for (std::string_view rest = text; !rest.empty() && !to_is_gone_;) {
     const ssize_t n = write(to_, rest.data(), rest.size());
     if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno == EAGAIN) {  // somebody who shares it made it so
+      pollfd room{to_, POLLOUT, 0};
+      poll(&room, 1, -1);
+      continue;
+    }
     // A reader that is gone (EPIPE) must not end a training run.
     if (n <= 0)
       to_is_gone_ = true;

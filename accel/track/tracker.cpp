@@ -4,9 +4,11 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <cmath>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "pinion/kernels/check.h"
 
@@ -43,10 +45,26 @@ void append_csv(std::string& out, const Value& v) {
     append_json(out, v);
 }
 
+// The file for this run alone: two that write one file leave the records of neither. Who only adds
+// a line to the records of many runs is through in a moment.
+File open_locked(const std::string& path) {
+  File file(path, OpenMode::append);
+  bool ours = file.try_lock();
+  for (int tries = 0; tries < 20 && !ours; ++tries) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    ours = file.try_lock();
+  }
+  PINION_REQUIRE(config, ours, "tracker: another run is writing ", path,
+                 "; give each a directory of its own");
+  return file;
+}
+
 // A new file, not an emptied one: emptying makes some file systems wait for the disk.
 File open_tracker(const std::string& path, TrackerStart start) {
-  if (start == TrackerStart::replace) remove_file(path);
-  return File(path, OpenMode::append);
+  File file = open_locked(path);
+  if (start != TrackerStart::replace || file.size() == 0) return file;
+  remove_file(path);
+  return open_locked(path);
 }
 
 int64_t synced_size(File& file) {

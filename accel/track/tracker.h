@@ -63,7 +63,8 @@ class Tracker {
   virtual void go_back(int64_t position) = 0;
 };
 
-// What a file may already hold when a tracker opens it.
+// What a file may already hold when a tracker opens it. A file that another tracker, of any
+// process, has open is an Error (config).
 enum class TrackerStart : uint8_t {
   replace,   // the file is removed and a new one begun
   continued  // kept

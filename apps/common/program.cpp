@@ -2,6 +2,8 @@
 // Exit codes, and the command line by way of CLI11.
 #include "pinion/apps/common/program.h"
 
+#include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -19,11 +21,25 @@ namespace pinion::apps {
 
 namespace {
 
+// A standard stream that whoever started us has closed leaves its number to the first file that is
+// opened, which then gets what is printed.
+void hold_standard_streams() {
+  int fd;
+  do fd = open("/dev/null", O_RDWR);
+  while (fd >= 0 && fd <= STDERR_FILENO);
+  if (fd >= 0) close(fd);
+}
+
 // Returns 0 or errno.
 int write_all(int fd, std::string_view text) noexcept {
   while (!text.empty()) {
     const ssize_t n = ::write(fd, text.data(), text.size());
     if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno == EAGAIN) {  // somebody who shares it made it so
+      pollfd room{fd, POLLOUT, 0};
+      poll(&room, 1, -1);
+      continue;
+    }
     if (n <= 0) return n < 0 ? errno : EIO;
     text.remove_prefix(static_cast<size_t>(n));
   }
@@ -52,6 +68,7 @@ std::string with_underscores(std::string argument) {
 
 int run_program(std::string_view name, const std::function<int()>& body) noexcept {
   try {
+    hold_standard_streams();
     accel::record_crashes();
     return body();
   } catch (const Error& e) {

@@ -40,7 +40,6 @@ class Questions {
         ask_menu("Which kind of machine?", {"one device", "several CPU ranks", "several GPUs"}, 0);
     set("distributed_type", type == 0 ? "NO" : type == 1 ? "MULTI_CPU" : "MULTI_GPU");
     if (type != 0) ask_machines();
-    yes_no("Compare the shapes of every collective (slower, for debugging)?", "debug");
     if (type == 0) yes_no("Train on the CPU only?", "use_cpu");
     if (type == 1) set("use_cpu", "true");
     if (type == 1 && ask_yes_no("Start ranks through mpirun?", false))
@@ -58,13 +57,22 @@ class Questions {
   }
 
  private:
-  void set(std::string_view key, std::string_view value) { config_.set_flag(key, value, key); }
+  void set(std::string_view key, std::string_view value) { config_.set_flag(key, value, "answer"); }
 
+  // Asks again for as long as the answer is none, or contradicts those before it.
   void text(std::string_view question, std::string_view key, std::string_view standard) {
     const ConfigKey& row = *accel::find_config_key(key);
     set(key, ask_text(question, standard, [&](const std::string& line) -> std::string {
           const accel::CheckedValue checked = accel::check_value(row, line);
-          return checked.expected.empty() ? "" : "expected " + checked.expected + checked.hint;
+          if (!checked.expected.empty()) return "expected " + checked.expected + checked.hint;
+          Config tried = config_;
+          try {
+            tried.set_flag(key, line, "answer");
+            tried.check();
+          } catch (const Error& e) {
+            return e.what();
+          }
+          return "";
         }));
   }
 
@@ -75,9 +83,9 @@ class Questions {
   void ask_machines() {
     text("How many machines?", "num_machines", "1");
     if (config_.integer("num_machines") == 1) return;
-    text("Which of them is this (from 0)?", "machine_rank", "0");
     text("What is the address of machine 0?", "main_process_ip", "127.0.0.1");
     text("Which port there?", "main_process_port", "29500");
+    text("Which of them is this (from 0)?", "machine_rank", "0");
   }
 
   void ask_zero() {
@@ -149,10 +157,9 @@ int ask_or_take_flags(int argc, char** argv) {
   if (!any) Questions(config).ask();
   config.check();
   if (!config.has("distributed_type")) {  // Accelerate wants one
+    const bool cpus = config.flag("use_cpu") || cuda_device_count() == 0;
     const bool many = config.integer("num_processes", 1) > 1 || config.integer("num_machines") > 1;
-    config.set_flag("distributed_type", !many                    ? "NO"
-                                        : config.flag("use_cpu") ? "MULTI_CPU"
-                                                                 : "MULTI_GPU");
+    config.set_flag("distributed_type", !many ? "NO" : cpus ? "MULTI_CPU" : "MULTI_GPU");
     config.check();
   }
   write(config, path);

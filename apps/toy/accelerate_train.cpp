@@ -50,7 +50,9 @@ accel::AcceleratorOptions accelerator_options(const Options& o) {
           .device = o.asked_device,
           .project_dir = o.output_dir,
           .log_with = {accel::TrackerKind::jsonl},
-          .even_batches = false};  // every sample once an epoch: the figures are exact
+          .even_batches = false,  // every sample once an epoch: the figures are exact
+          .checkpoints = {.config = kept_settings(o),
+                          .allow_world_size_change = o.allow_world_size_change}};
 }
 
 // What a checkpoint of an earlier run would be mistaken for.
@@ -86,7 +88,8 @@ int train(const Options& o) {
     accelerator.resume_state();  // *
   else if (o.resume)
     accelerator.load_state(o.resume_from);  // *
-  const accel::SignalGuard signals;
+  std::optional<accel::SignalGuard> signals;
+  if (o.save_every > 0) signals.emplace();  // else there is nothing to save before the end
   accelerator.print(
       fmt::format("{} rank{} on {}, {} parameters, mixed_precision {}", accelerator.num_processes(),
                   accelerator.num_processes() == 1 ? "" : "s", accelerator.device().name(),

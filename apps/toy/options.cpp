@@ -6,6 +6,7 @@
 
 #include <CLI/CLI.hpp>
 #include <limits>
+#include <nlohmann/json.hpp>
 
 #include "pinion/apps/common/program.h"
 #include "pinion/optim/adam.h"
@@ -155,6 +156,9 @@ void add_accelerate_flags(CLI::App& app, Options& o) {
                  "Go on from this checkpoint, or from the newest in --output_dir if there is one")
       ->expected(0, 1)
       ->group(group);
+  app.add_flag("--allow_world_size_change", o.allow_world_size_change,
+               "Let --resume go on with another number of ranks")
+      ->group(group);
 }
 
 // What both programs do with what was read.
@@ -257,6 +261,14 @@ std::vector<std::pair<std::string, std::string>> settings_of(const Options& o) {
   add("device", o.device.name());
   add("mixed_precision", nn::name_of(o.precision));
   return out;
+}
+
+std::string kept_settings(const Options& o) {
+  nlohmann::json kept = nlohmann::json::object();
+  for (const auto& [name, value] : settings_of(o)) kept[name] = value;
+  // How long, where and, as the launcher may have said, how precisely are for each run to say.
+  for (const char* free : {"epochs", "engine", "device", "mixed_precision"}) kept.erase(free);
+  return kept.dump();
 }
 
 }  // namespace pinion::toy

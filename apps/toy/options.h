@@ -45,6 +45,7 @@ struct Options {
   int64_t save_every = 0;  // epochs between checkpoints; 0: none
   bool resume = false;
   std::string resume_from;  // "": the newest checkpoint of output_dir
+  bool allow_world_size_change = false;
 
   std::string predict;  // a saved model to apply instead of training one
   std::string output;   // where predictions go; "" is standard output
@@ -60,5 +61,7 @@ optim::FusedRunOptions fused_run_options(const Options& options);
 
 // Every setting that matters to a training run, by the name of its flag.
 std::vector<std::pair<std::string, std::string>> settings_of(const Options& options);
+// JSON of those that a run which goes on from a checkpoint must have in common with the one before.
+std::string kept_settings(const Options& options);
 
 }  // namespace pinion::toy

@@ -133,10 +133,21 @@ bool BoardGroup::Pending::done() {
   if (completed || !group) return true;  // wait() says which
   try {
     group->progress();
+    if (!completed) group->look_around(*this);
   } catch (const Error&) {
     return true;  // wait() throws it
   }
   return completed || group->board_.broken();
+}
+
+// For those who ask again and again: now and then what nap() finds out for those who sleep.
+void BoardGroup::look_around(Pending& pending) {
+  const auto now = Clock::now();
+  if (now < pending.next_look) return;
+  if (pending.next_look == Clock::time_point{}) pending.asked_since = now;
+  pending.next_look = now + kNap;
+  if (now - pending.asked_since >= timeout_) fail_hang(pending);
+  check_lives(pending);
 }
 
 void BoardGroup::Pending::wait() {
@@ -194,7 +205,7 @@ bool BoardGroup::nap(Clock::time_point deadline, const Pending& pending) {
     const auto now = Clock::now();
     if (now >= deadline) fail_hang(pending);
     board_.sleep(rank_, bell, std::min<std::chrono::nanoseconds>(kNap, deadline - now));
-    if (me.bell.load() == bell) check_others(pending);
+    if (me.bell.load() == bell) check_lives(pending), check_partner(pending);
   } catch (...) {
     awake();
     me.blocked.store(0);
@@ -211,31 +222,36 @@ bool BoardGroup::late(int r, const Pending& pending) const {
                              : board_.rank(r).finished.load() <= c.first + c.collected;
 }
 
-// Whether `pending` can still end: nobody it waits for is gone, or waits for this rank elsewhere.
-void BoardGroup::check_others(const Pending& pending) {
-  const bool message = is_message(pending.header.operation);
+// Whether those that `pending` waits for are still there.
+void BoardGroup::check_lives(const Pending& pending) {
   for (int r = 0; r < size_; ++r) {
-    const auto& other = board_.rank(r);
     if (r == rank_ || !late(r, pending)) continue;
     const std::string why = lost(r);
+    if (why.empty()) continue;
     progress();  // what it did before it went
     if (pending.completed) return;
-    if (!late(r, pending)) continue;  // it did its part, then went
-    if (!why.empty())
+    if (late(r, pending))
       break_with(Error(ErrorKind::peer_lost,
                        cat({backend(), " group: rank ", r, " ", why, " while ", "rank ", rank_,
                             " waited in ", describe(pending.header)})));
-    // It waits in a collective that this rank has not begun, and has no message under way.
-    const uint64_t begun = board_.rank(rank_).collectives.load(), blocked = other.blocked.load();
-    if (!message || !collectives_.empty() || blocked <= in_collective(begun)) continue;
-    progress();
-    if (pending.completed || other.blocked.load() != blocked) continue;
-    const CallHeader theirs = other.present[(other.collectives.load() - 1) % 2].header;
-    try {
-      fail_desync(rank_, pending.header, r, theirs);
-    } catch (const Error& e) {
-      break_with(e);
-    }
+  }
+}
+
+// Whether the partner of a message, for which this rank does nothing else, waits in a collective
+// that this rank has not begun, and has no message under way.
+void BoardGroup::check_partner(const Pending& pending) {
+  if (pending.completed || !is_message(pending.header.operation) || !collectives_.empty()) return;
+  const int partner = pending.header.peer;
+  const auto& other = board_.rank(partner);
+  const uint64_t begun = board_.rank(rank_).collectives.load(), blocked = other.blocked.load();
+  if (partner == rank_ || !late(partner, pending) || blocked <= in_collective(begun)) return;
+  progress();
+  if (pending.completed || other.blocked.load() != blocked) return;
+  const CallHeader theirs = other.present[(other.collectives.load() - 1) % 2].header;
+  try {
+    fail_desync(rank_, pending.header, partner, theirs);
+  } catch (const Error& e) {
+    break_with(e);
   }
 }
 

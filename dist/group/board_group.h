@@ -53,7 +53,9 @@ class BoardGroup : public ProcessGroup {
   void wait_for(Pending& pending);
   bool nap(std::chrono::steady_clock::time_point deadline, const Pending& pending);
   bool late(int r, const Pending& pending) const;
-  void check_others(const Pending& pending);
+  void look_around(Pending& pending);
+  void check_lives(const Pending& pending);
+  void check_partner(const Pending& pending);
   [[noreturn]] void fail_hang(const Pending& pending);
   [[noreturn]] void break_with(const Error& error);
 

@@ -17,6 +17,7 @@ struct BoardGroup::Pending : Work::State {
   CallHeader header;
   Call call;
   bool completed = false;
+  std::chrono::steady_clock::time_point asked_since, next_look{};  // of done()
 };
 
 struct BoardGroup::Collective : Pending {

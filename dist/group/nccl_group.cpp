@@ -2,6 +2,8 @@
 // NCCL with communicators that never block the host, and a thread that watches them.
 #include "pinion/dist/group/nccl_group.h"
 
+#include <cstdlib>
+
 #include "pinion/kernels/check.h"
 
 #ifdef PINION_WITH_NCCL
@@ -354,3 +356,17 @@ std::shared_ptr<ProcessGroup> make_nccl_group(const std::shared_ptr<ProcessGroup
 }  // namespace pinion::dist
 
 #endif
+
+namespace pinion::dist {
+
+void fix_nccl_order() {
+  // A ring adds in the order of the ring; trees and switches (NVLS, CollNet) are chosen by size and
+  // by what else the machine has.
+  constexpr const char* kChoices[][2] = {{"NCCL_ALGO", "Ring"},
+                                         {"NCCL_PROTO", "Simple"},
+                                         {"NCCL_NVLS_ENABLE", "0"},
+                                         {"NCCL_COLLNET_ENABLE", "0"}};
+  for (const auto& [name, value] : kChoices) setenv(name, value, 0);  // NOLINT: before any thread
+}
+
+}  // namespace pinion::dist

@@ -26,4 +26,8 @@ namespace pinion::dist {
 std::shared_ptr<ProcessGroup> make_nccl_group(const std::shared_ptr<ProcessGroup>& host,
                                               Device device);
 
+// From the first group of this process on, NCCL adds in an order that only the number of ranks and
+// the machine decide: as rings do. Variables of NCCL's that are set already stay as they are.
+void fix_nccl_order();
+
 }  // namespace pinion::dist

@@ -8,6 +8,7 @@
 #include "config_testing.h"
 #include "pinion/accel/checkpoint/checkpoint.h"
 #include "pinion/accel/checkpoint/parts.h"
+#include "pinion/runtime/device.h"
 #include "pinion/runtime/fs.h"
 #include "pinion/runtime/safetensors.h"
 #include "pinion/tests/support/fs_testing.h"
@@ -77,25 +78,26 @@ TEST(ConfigCommand, AsksAndWritesWhatWasAnswered) {
   session.answer("> 2 several GPUs", "k\r");          // and back
   session.answer("How many machines? [1]: ", "two\n");
   session.answer("expected an integer from 1 to 65536\r\nHow many machines? [1]: ", "2\n");
-  session.answer("Which of them", "1\n");
   session.answer("address of machine 0", "10.0.0.1\n");
   session.answer("Which port", "\n");
-  session.answer("collective", "perhaps\n");
-  session.answer("expected yes or no, got 'perhaps'", "YES\n");
-  session.answer("mpirun", "\n");
+  session.answer("Which of them", "2\n");
+  session.answer("expected less than num_machines, got 2", "1\n");
+  session.answer("mpirun", "perhaps\n");
+  session.answer("expected yes or no, got 'perhaps'", "NO\n");
   session.answer("ZeRO", "y\n");
   session.answer("> 2 optimizer state and gradients", "1\r");
   session.answer("micro-batches", "4\n");
   session.answer("norm of the gradient", "yes\n");
   session.answer("To which norm? [1]", "0.5\n");
-  session.answer("How many ranks", "4\n");
+  session.answer("How many ranks", "3\n");
+  session.answer("expected a multiple of num_machines, got 3", "4\n");
   session.answer("CPUs of its own", "no\n");
   session.answer("> 0 no", "\x1b[A\r");  // up from the first is the last
   EXPECT_EQ(session.finish(), 0) << session.output();
   EXPECT_NE(session.output().find("wrote " + path), std::string::npos);
   EXPECT_EQ(contents(path),
             "compute_environment: LOCAL_MACHINE\n"
-            "debug: true\n"
+            "debug: false\n"
             "deepspeed_config:\n"
             "  gradient_accumulation_steps: 4\n"
             "  gradient_clipping: 0.5\n"
@@ -122,7 +124,6 @@ TEST(ConfigCommand, EnterTakesTheDefaults) {
   const std::string path = dir / "answers.json";
   Session session(path);
   session.answer("> 0 one device", "\r");
-  session.answer("collective", "\n");
   session.answer("CPU only", "\n");
   session.answer("> 0 no", "\r");
   EXPECT_EQ(session.finish(), 0) << session.output();
@@ -170,6 +171,10 @@ TEST(ConfigCommand, TakesAnswersByFlags) {
   EXPECT_TRUE(config.read_default_file());
   config.check();
   EXPECT_EQ(summary(config), "MULTI_CPU 2x1 bf16 zero0 cpu=true notes=0");
+  if (cuda_device_count() == 0) {  // what is written starts here
+    EXPECT_EQ(run("config --num-processes=2").code, 0);
+    EXPECT_NE(contents(path).find("distributed_type: MULTI_CPU\n"), std::string::npos);
+  }
   EXPECT_EQ(run("config --num_processes two").output,
             "pinion: --num_processes: expected an integer from 1 to 65536, got 'two'\n");
   EXPECT_EQ(run("config --machine_rank 3").code, 64);

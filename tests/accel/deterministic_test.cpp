@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
+#include <cstdlib>
 
 #include "accelerator_testing.h"
 #include "pinion/dist/parallel/sync_batch_norm.h"
@@ -211,6 +212,19 @@ TEST(Deterministic, RefusesStatisticsOfAllRanks) {
   const Error e = error_of([&] { a.prepare(net); });
   EXPECT_EQ(e.kind(), ErrorKind::config);
   EXPECT_THAT(e.what(), AllOf(HasSubstr("--deterministic"), HasSubstr("--sync_bn")));
+}
+
+// An Accelerator of the environment's ranks says so before NCCL is opened.
+TEST(Deterministic, FixesTheOrderOfNcclButForWhatIsSet) {
+  setenv("NCCL_ALGO", "Tree", 1);  // the user's
+  for (const char* name : {"NCCL_PROTO", "NCCL_NVLS_ENABLE", "NCCL_COLLNET_ENABLE"}) unsetenv(name);
+  { const Accelerator plain({.cpu = true}); }
+  EXPECT_EQ(std::getenv("NCCL_PROTO"), nullptr);
+  const Accelerator a({.cpu = true, .deterministic = true});
+  EXPECT_STREQ(std::getenv("NCCL_ALGO"), "Tree");
+  EXPECT_STREQ(std::getenv("NCCL_PROTO"), "Simple");
+  EXPECT_STREQ(std::getenv("NCCL_NVLS_ENABLE"), "0");
+  EXPECT_STREQ(std::getenv("NCCL_COLLNET_ENABLE"), "0");
 }
 
 TEST(Noise, IsAnotherOnEveryRankAndTheSameAgain) {

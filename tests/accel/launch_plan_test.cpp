@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // What `pinion launch` makes of flags and of a machine, without starting anything: the plan, the
-// environment of ranks, the line for mpirun, and which of several failures is the cause.
+// environment of ranks, and the line for mpirun.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
-#include "pinion/accel/error_record.h"
 #include "pinion/accel/launch/environment.h"
 #include "pinion/accel/launch/launcher.h"
 #include "pinion/accel/launch/mpirun.h"
 #include "pinion/accel/launch/options.h"
-#include "pinion/accel/launch/verdict.h"
 #include "pinion/apps/pinion/launch_flags.h"
 #include "pinion/tests/support/fs_testing.h"
 
@@ -132,6 +130,23 @@ TEST(LaunchFlags, OfShardingBecomeVariables) {
   EXPECT_EQ(variables["FSDP_SHARDING_STRATEGY"], "SHARD_GRAD_OP");
 }
 
+TEST(LaunchFlags, ThatContradictEachOtherOrDoNothingAreRefused) {
+  const auto text = [](std::vector<std::string> words) {
+    return error(ErrorKind::usage, [&] { parse(std::move(words)).config.check(); });
+  };
+  EXPECT_THAT(text({"--use_fsdp", "--use_deepspeed", "x"}),
+              HasSubstr("--use_deepspeed: expected no --use_fsdp beside it"));
+  EXPECT_THAT(text({"--multi_gpu", "--use_fsdp", "x"}), HasSubstr("expected no --multi_gpu"));
+  EXPECT_THAT(text({"--cpu", "--multi_gpu", "x"}), HasSubstr("(use_cpu true: --cpu)"));
+  EXPECT_THAT(text({"--zero_stage=2", "x"}),
+              HasSubstr("--zero_stage: expected --use_deepspeed beside it"));
+  EXPECT_THAT(text({"--use_deepspeed", "--fsdp_version=2", "x"}),
+              HasSubstr("--fsdp_version: expected --use_fsdp beside it"));
+  EXPECT_EQ(parse({"--num_processes=2", "--num_processes=3", "x"}).config.text("num_processes"),
+            "3");  // a wrapper's flag is overridden by one behind it
+  parse({"--gradient_clipping=1", "--gradient_accumulation_steps=2", "x"}).config.check();
+}
+
 TEST(LaunchFlags, HelpNamesThem) {
   const std::string help = apps::launch_help();
   for (const char* flag : {"--num_processes", "--mixed_precision", "--dry_run", "--tee, -t",
@@ -242,6 +257,7 @@ TEST(LaunchPlanTest, SeveralMachinesNeedAPlaceAndASecret) {
 
 TEST(LaunchPlanTest, TeeIsReadOrRefused) {
   LaunchOptions o = asking(12);
+  o.log_dir = "logs";
   o.tee = "0:1,11:3";  // torchrun's pattern ends at rank 9
   const LaunchPlan plan = plan_launch(o, kPlain);
   EXPECT_EQ(plan.tee[0], 1);
@@ -251,6 +267,10 @@ TEST(LaunchPlanTest, TeeIsReadOrRefused) {
     o.tee = tee;
     EXPECT_THAT(error(ErrorKind::usage, [&] { plan_launch(o, kPlain); }), HasSubstr("--tee: "));
   }
+  o.tee = "3";
+  o.log_dir = "";
+  EXPECT_THAT(error(ErrorKind::usage, [&] { plan_launch(o, kPlain); }),
+              HasSubstr("--tee: expected --log_dir beside it"));
 }
 
 TEST(LaunchPlanTest, VariablesAreChecked) {
@@ -294,124 +314,24 @@ TEST(Mpirun, LinesOfEachFlavour) {
       mpirun_command(plan, "hosts", MpiFlavour::open_mpi),
       ElementsAre("mpirun", "--hostfile", "hosts", "--npernode", "2", "-n", "4", "--bind-to",
                   "socket", "-x", "ACCELERATE_DEBUG_MODE", "/bin/true", "--x"));
+  o.env = {"MINE=1"};
+  o.allow_env = {"THEIRS_*"};
+  Machine machine = kPlain;
+  machine.environment["THEIRS_TOO"] = "2";
+  plan = plan_launch(o, machine);
+  EXPECT_THAT(mpirun_command(plan, "hosts", MpiFlavour::open_mpi),
+              AllOf(testing::Contains("MINE"), testing::Contains("THEIRS_TOO"),
+                    Not(testing::Contains("HOME"))));
   for (const MpiFlavour flavour : {MpiFlavour::mpich, MpiFlavour::intel})
     EXPECT_THAT(mpirun_command(plan, "hosts", flavour),
                 ElementsAre("mpirun", "-f", "hosts", "-ppn", "2", "-n", "4", "/bin/true", "--x"));
+  o.max_restarts = 1;
+  EXPECT_THAT(error(ErrorKind::usage, [&] { plan_launch(o, kPlain); }),
+              HasSubstr("--max_restarts: expected no mpirun_hostfile beside it"));
   EXPECT_EQ(mpi_flavour("mpirun (Open MPI) 4.1.4\n"), MpiFlavour::open_mpi);
   EXPECT_EQ(mpi_flavour("HYDRA build details:\n    Version: 4.0.2\n"), MpiFlavour::mpich);
   EXPECT_EQ(mpi_flavour("Intel(R) MPI Library for Linux* OS, Version 2021.9"), MpiFlavour::intel);
   EXPECT_THAT(error(ErrorKind::config, [] { mpi_flavour("what?"); }), HasSubstr("'what?'"));
-}
-
-// --- causes and consequences ---------------------------------------------------------------------
-
-RankEnd ended(int rank, int code, int signal = 0) {
-  RankEnd end;
-  end.rank = rank;
-  end.pid = 100 + rank;
-  end.code = signal != 0 ? 128 + signal : code;
-  end.signal = signal;
-  return end;
-}
-RankEnd told(RankEnd end, int64_t record_ns = -1) {
-  end.told = true;
-  end.told_ns = 1000;
-  if (record_ns >= 0) end.error = ErrorRecord{end.code, "io", "disk", record_ns};
-  return end;
-}
-RankEnd stuck(RankEnd end) {
-  end = told(std::move(end));
-  end.code = 81;
-  end.stuck = "was running";
-  return end;
-}
-RankEnd forwarded(RankEnd end, int signal) {
-  end.forwarded = signal;
-  return end;
-}
-
-TEST(LaunchVerdict, NamesTheCause) {
-  const struct {
-    const char* about;
-    std::vector<RankEnd> ends;
-    int stop_signal, code, culprit;  // -1: none
-  } rows[] = {
-      {"all is well", {ended(0, 0), ended(1, 0)}, 0, 0, -1},
-      {"the first", {ended(1, 7), ended(0, 3)}, 0, 7, 1},
-      {"a lost peer before the cause shows", {ended(0, 76), ended(1, 7)}, 0, 7, 1},
-      {"a wait that was too long", {ended(0, 81), ended(1, 0, 9)}, 0, 137, 1},
-      {"only lost peers", {ended(2, 76), ended(0, 76)}, 0, 76, 2},
-      {"who obeyed is none", {told(ended(0, 0, 15)), ended(1, 76)}, 0, 76, 1},
-      {"an error from before we asked", {ended(0, 76), told(ended(1, 74), 900)}, 0, 74, 1},
-      {"an error from after we asked", {ended(0, 76), told(ended(1, 74), 1100)}, 0, 76, 0},
-      {"preempted", {ended(0, 75), ended(1, 75)}, 0, 75, -1},
-      {"preempted, others lost", {ended(0, 75), ended(1, 76)}, 0, 75, 1},
-      {"preempted, but one save failed", {ended(0, 75), ended(1, 74)}, 15, 74, 1},
-      {"asked to end",
-       {forwarded(ended(0, 0, 15), 15), forwarded(ended(1, 0, 15), 15)},
-       15,
-       143,
-       0},
-      {"asked, and killed for being late", {told(ended(0, 0, 9))}, 2, 130, 0},
-      {"asked, and lost who ended first",
-       {forwarded(ended(1, 0, 15), 15), forwarded(ended(0, 76), 15)},
-       15,
-       143,
-       1},
-      {"who hangs is the cause", {ended(0, 81), ended(2, 81), stuck(ended(1, 0, 3))}, 0, 81, 1},
-      {"but a crash came first", {ended(0, 81), ended(2, 0, 11), stuck(ended(1, 0, 3))}, 0, 139, 2},
-      {"asked, but one crashed", {forwarded(ended(0, 0, 15), 15), ended(1, 0, 11)}, 15, 139, 1},
-  };
-  for (const auto& row : rows) {
-    SCOPED_TRACE(row.about);
-    const RankEnd* culprit = first_culprit(row.ends);
-    EXPECT_EQ(exit_code(row.ends, row.stop_signal), row.code);
-    EXPECT_EQ(culprit ? culprit->rank : -1, row.culprit);
-  }
-}
-
-TEST(LaunchVerdict, DescribesInOneLine) {
-  RankEnd end = ended(1, 0, 9);
-  end.last_lines = "a | b";
-  EXPECT_EQ(describe(end), "rank 1 (pid 101) ended by signal 9 (SIGKILL); last lines: a | b");
-  end = ended(2, 78);
-  EXPECT_EQ(describe(end), "rank 2 (pid 102) ended with code 78");
-  end.error = ErrorRecord{78, "config", "two\nlines\x1b", 1};
-  EXPECT_EQ(describe(end), "rank 2 (pid 102) ended with code 78 (config): two\\nlines\\x1b");
-  end = stuck(ended(1, 0, 9));
-  EXPECT_EQ(describe(end),
-            "rank 1 (pid 101) kept others waiting too long: it was running; it ended by signal 9 "
-            "(SIGKILL)");
-  end = ended(0, 0, 11);
-  end.error = ErrorRecord{139, "signal", "at address 0x0", 1, true};
-  end.error_file = "logs/0/error.json";
-  EXPECT_EQ(describe(end),
-            "rank 0 (pid 100) ended by signal 11 (SIGSEGV) (signal): at address 0x0; its trace: "
-            "logs/0/error.json");
-}
-
-TEST(ErrorRecordTest, IsWrittenAndRead) {
-  const TempDir dir;
-  setenv("PINION_ERROR_FILE", (dir / "error.json").c_str(), 1);
-  record_error(ErrorKind::checkpoint, "shard 'x' is cut \xff");
-  unsetenv("PINION_ERROR_FILE");
-  const auto record = read_error_record(dir / "error.json");
-  ASSERT_TRUE(record);
-  EXPECT_EQ(record->code, 80);
-  EXPECT_EQ(record->kind, "checkpoint");
-  EXPECT_EQ(record->message, "shard 'x' is cut \\xff");
-  EXPECT_GT(record->monotonic_ns, 0);
-  EXPECT_FALSE(read_error_record(dir / "none.json"));
-  record_error(ErrorKind::io, "nobody asked");  // no variable: nothing is written
-  EXPECT_EQ(list_dir(dir.path()).size(), 1);
-}
-
-TEST(ErrorRecordTest, AnythingElseIsNone) {
-  for (const char* text : {"", "{", "[]", "null", "{\"code\":7}", "7",
-                           R"({"code":"x","class":"c","message":"m","t_mono_ns":1})",
-                           R"({"code":1e99,"class":"c","message":"m","t_mono_ns":1})",
-                           R"({"code":7,"class":7,"message":"m","t_mono_ns":1})"})
-    EXPECT_FALSE(parse_error_record(text)) << text;
 }
 
 }  // namespace

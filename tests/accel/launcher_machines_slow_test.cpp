@@ -2,6 +2,8 @@
 // Launchers of two machines: how they meet, fail, are told to stop, and lose each other.
 #include <sys/stat.h>
 
+#include <cstring>
+
 #include "launcher_testing.h"
 #include "pinion/dist/store/socket.h"
 
@@ -92,6 +94,32 @@ TEST_F(MachinesTest, ASignalToOneStopsAll) {
       }
       EXPECT_TRUE(nobody_is_left());
     }
+}
+
+// Nothing runs yet, so there is nobody to hand the signal on to.
+TEST_F(MachinesTest, ASignalEndsTheWaitForOthers) {
+  for (const int rank : {0, 1}) {
+    const pid_t alone = machine(rank, {"env"}, {"--rdzv_conf=timeout=60"});
+    while (folder_is_clean()) usleep(1000);
+    usleep(100'000);  // until it waits
+    kill(alone, SIGINT);
+    EXPECT_EQ(end_of(rank, alone).code, 128 + SIGINT);
+    EXPECT_TRUE(nobody_is_left());
+    EXPECT_TRUE(folder_is_clean());
+  }
+}
+
+TEST_F(MachinesTest, ASignalToOneThatIsThroughStopsTheOthers) {
+  const pid_t through = machine(0, {"env", "RANK"});
+  const pid_t at_work = machine(1, {"wait", dir_.path()}, {"--grace_period=1"});
+  for (const char* file : {"pids_2", "pids_3"})
+    while (!exists(dir_ / file)) usleep(1000);
+  while (text("machine0.out").size() < 2 * std::strlen("[rank 0] RANK=0\n")) usleep(1000);
+  usleep(50'000);  // until it waits for the other
+  kill(through, SIGINT);
+  EXPECT_EQ(end_of(0, through).code, 128 + SIGINT);
+  EXPECT_EQ(end_of(1, at_work).code, 128 + SIGINT);
+  EXPECT_TRUE(nobody_is_left());
 }
 
 TEST_F(MachinesTest, WrongOnesAreToldWhy) {

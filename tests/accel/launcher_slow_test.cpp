@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // pinion launch as a process: exit codes, who is named, signals, orphans, restarts, output.
+#include <thread>
+
 #include "launcher_testing.h"
+#include "pinion/accel/launch/output.h"
+#include "pinion/accel/launch/process.h"
 #include "pinion/dist/store/socket.h"
 
 namespace pinion {
@@ -187,6 +191,32 @@ TEST_F(LauncherTest, OutputComesInWholeLinesAndIntoFiles) {
   const std::string second = dir_ / "some/" + list_dir(dir_ / "some").at(0) + "/attempt_0/";
   EXPECT_EQ(list_dir(second + "0"), std::vector<std::string>{"stdout.log"});
   EXPECT_EQ(list_dir(second + "1"), std::vector<std::string>{"stderr.log"});
+}
+
+// A terminal or pipe that somebody has set not to block is waited for, and loses nothing.
+TEST(OutputStreamTest, WaitsForASlowReader) {
+  accel::Pipe in, out;
+  fcntl(out.write.get(), F_SETFL, O_NONBLOCK);
+  std::string wanted, got;
+  for (int i = 0; i < 2000; ++i)
+    wanted += "a line of some length, number " + std::to_string(i) + "\n";
+  std::thread writer([&] {
+    for (std::string_view rest = wanted; !rest.empty();)
+      rest.remove_prefix(static_cast<size_t>(write(in.write.get(), rest.data(), rest.size())));
+    in.write.reset();
+  });
+  std::thread reader([&] {
+    usleep(50'000);  // long enough for the pipe to be full
+    char bytes[4096];
+    for (ssize_t n; (n = read(out.read.get(), bytes, sizeof bytes)) > 0;)
+      got.append(bytes, static_cast<size_t>(n));
+  });
+  accel::OutputStream stream(std::move(in.read), out.write.get(), "", "");
+  while (stream.pump()) usleep(100);
+  out.write.reset();
+  writer.join();
+  reader.join();
+  EXPECT_EQ(got, wanted);
 }
 
 TEST_F(LauncherTest, InputGoesToRankZero) {

@@ -4,8 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "pinion/tests/support/fs_testing.h"
 
@@ -64,6 +66,40 @@ TEST(JsonlTracker, ReplacesOrContinues) {
   EXPECT_EQ(contents(path), "{\"a\":1}\n{\"a\":2}\n");
   JsonlTracker(path, TrackerStart::replace).log({{"a", 3}});
   EXPECT_EQ(contents(path), "{\"a\":3}\n");
+}
+
+TEST(Trackers, OneFileIsOfOneRun) {
+  const TempDir dir;
+  const std::string path = dir / "m.jsonl";
+  {
+    JsonlTracker first(path, TrackerStart::replace);
+    first.log({{"epoch", 1}});
+    for (const TrackerStart start : {TrackerStart::replace, TrackerStart::continued}) try {
+        JsonlTracker second(path, start);
+        FAIL() << "expected an error";
+      } catch (const Error& e) {
+        EXPECT_EQ(e.kind(), ErrorKind::config);
+        EXPECT_NE(std::string(e.what()).find("another run is writing " + path), std::string::npos);
+      }
+    first.log({{"epoch", 2}});
+    EXPECT_EQ(contents(path), "{\"epoch\":1}\n{\"epoch\":2}\n");
+  }
+  JsonlTracker(path, TrackerStart::continued).log({{"epoch", 3}});
+  EXPECT_EQ(contents(path), "{\"epoch\":1}\n{\"epoch\":2}\n{\"epoch\":3}\n");
+}
+
+TEST(Trackers, ManyRunsMayAddALineEach) {
+  const TempDir dir;
+  const std::string path = dir / "records.csv";
+  std::vector<std::thread> runs;
+  for (int run = 0; run < 4; ++run)
+    runs.emplace_back([&, run] {
+      CsvTracker(path, TrackerStart::continued).log({{"run", run}, {"score", 0.5}});
+    });
+  for (std::thread& run : runs) run.join();
+  const std::string text = contents(path);
+  EXPECT_EQ(text.substr(0, 10), "run,score\n");
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 5);
 }
 
 TEST(Trackers, WriteARecordAtOnceAndReportFailure) {

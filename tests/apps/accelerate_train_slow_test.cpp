@@ -5,6 +5,7 @@
 #include <signal.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <thread>
 
 #include "pinion/runtime/safetensors.h"
@@ -112,7 +113,57 @@ TEST_F(AccelerateTrain, SavesAndEndsWhenAsked) {
   kill(child, SIGTERM);
   const Result result = wait(child);
   EXPECT_EQ(result.code, 75) << result.err;
-  EXPECT_THAT(train(1, "run", {"--epochs=1", "--resume"}).out, testing::Not(HasSubstr("Epoch")));
+  const Result over = train(1, "run", {"--epochs=1", "--resume"});
+  EXPECT_EQ(over.code, 0) << over.err;
+  EXPECT_THAT(over.out, testing::Not(HasSubstr("Epoch")));
+}
+
+TEST_F(AccelerateTrain, EndsByASignalWhereNothingIsSaved) {
+  const pid_t child = start({kTrain, "--output_dir=" + dir_ / "run", "--epochs=1000000"});
+  while (text("stdout").find("Epoch 2/") == std::string::npos)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  kill(child, SIGTERM);
+  EXPECT_EQ(wait(child).code, 128 + SIGTERM);
+}
+
+TEST_F(AccelerateTrain, PrintsIntoNoFileWhereStandardStreamsAreClosed) {
+  const std::string command = kTrain + " --epochs=2 --output_dir=" + dir_ / "run" + " <&- >&- 2>&-";
+  EXPECT_EQ(std::system(command.c_str()), 0);  // NOLINT: the arguments are the test's own
+  EXPECT_THAT(text("run/metrics.jsonl"), testing::Not(HasSubstr("Epoch")));
+}
+
+TEST_F(AccelerateTrain, RefusesTheDirectoryOfARunThatGoesOn) {
+  const std::vector<std::string> command = {kTrain, "--output_dir=" + dir_ / "run",
+                                            "--epochs=1000000", "--save_every=1000000"};
+  const pid_t first = start(command);
+  while (!exists(dir_ / "run/metrics.jsonl") || text("run/metrics.jsonl").empty())
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  const Result second = wait(start(command));
+  EXPECT_EQ(second.code, 78);
+  EXPECT_THAT(second.err, HasSubstr("another run is writing " + dir_ / "run/metrics.jsonl"));
+  kill(first, SIGKILL);
+  wait(first);
+  EXPECT_THAT(text("run/metrics.jsonl"), testing::StartsWith("{\"step\":1,"));
+}
+
+TEST_F(AccelerateTrain, GoesOnWithTheSettingsAndRanksThatItBeganWith) {
+  const std::vector<std::string> goes_on = {"--save_every=1", "--resume"};
+  ASSERT_EQ(train(2, "run", {"--epochs=1", "--save_every=1"}).code, 0);
+  for (const char* other : {"--lr=0.01", "--hidden=16", "--optimizer=adamw", "--seed=1"}) {
+    const Result refused = train(2, "run", {"--save_every=1", "--resume", other});
+    EXPECT_EQ(refused.code, 80) << other;
+    const std::string flag(other);
+    EXPECT_THAT(refused.err, HasSubstr(flag.substr(2, flag.find('=') - 2) + ": ")) << other;
+  }
+  const Result lr = train(2, "run", {"--save_every=1", "--resume", "--lr=0.01"});
+  EXPECT_THAT(lr.err, HasSubstr("lr: \"0.001\" there, \"0.01\" here"));
+  // The same share for one rank: half of the batch of two.
+  const Result fewer = train(1, "run", goes_on, 16);
+  EXPECT_EQ(fewer.code, 80);
+  EXPECT_THAT(fewer.err, HasSubstr("was saved by 2 ranks, this run has 1"));
+  const Result allowed =
+      train(1, "run", {"--save_every=1", "--resume", "--allow_world_size_change"}, 16);
+  EXPECT_EQ(allowed.code, 0) << allowed.err;
 }
 
 TEST_F(AccelerateTrain, RefusesContradictions) {

@@ -185,6 +185,54 @@ TEST(Failures, AKilledRankIsNoticedByTheOthers) {
   }
 }
 
+// Work::done() alone finds out, too; but whoever asks may still do what another waits for.
+TEST(Failures, AKilledRankIsNoticedByWhoAsksAgainAndAgain) {
+  for (const bool collective : {true, false}) {
+    const auto statuses = run_processes(ShmSegment::create(2), [&](ProcessGroup& group) {
+      group.barrier().wait();
+      if (group.rank() == 1) {
+        std::this_thread::sleep_for(milliseconds(20));
+        raise(SIGKILL);
+      }
+      Tensor x = Tensor::zeros({100'000});
+      Work work = collective ? group.all_reduce(x) : group.receive(x, 1);
+      while (!work.done()) std::this_thread::yield();
+      std::string text;
+      EXPECT_EQ(kind_of_error([&] { work.wait(); }, &text), kPeerLost);
+      EXPECT_THAT(text, AllOf(HasSubstr("rank 1 (process "), HasSubstr(") has died while rank 0")));
+    });
+    EXPECT_EQ(statuses[0], 0);
+  }
+}
+
+TEST_P(EitherBackend, AskingTimesOutToo) {
+  expect_all(2, kHang,
+             HasSubstr("waited 30 ms in receive(f32, 3, from 1), its call 1, for rank 1;"),
+             [](ProcessGroup& group) {
+               if (group.rank() == 0) group.set_timeout(milliseconds(30));
+               Work work = group.receive(Tensor::zeros({3}), 1 - group.rank());
+               while (!work.done()) std::this_thread::yield();
+               work.wait();
+             });
+}
+
+TEST_P(EitherBackend, WhoAsksMayStillDoWhatAnotherWaitsFor) {
+  run_ranks(GetParam(), 2, [](ProcessGroup& group) {
+    Tensor x = Tensor::zeros({3});
+    if (group.rank() == 1) {
+      group.barrier().wait();
+      group.send(Tensor::full({3}, 1), 0).wait();
+      return;
+    }
+    Work work = group.receive(x, 1);
+    const auto asked_until = std::chrono::steady_clock::now() + milliseconds(40);
+    while (std::chrono::steady_clock::now() < asked_until) EXPECT_FALSE(work.done());
+    group.barrier().wait();
+    work.wait();
+    EXPECT_EQ(x.values<float>(), (std::vector<float>{1, 1, 1}));
+  });
+}
+
 // One that has ended its group in order is none of those.
 TEST(Failures, AKilledRankIsNoticedByWhoWaitsForSomethingElse) {
   const auto statuses = run_processes(ShmSegment::create(3), [](ProcessGroup& group) {
