@@ -29,8 +29,14 @@ struct EvalOptions {
 
 std::string json_of(const Examiner::Result& result, const StudyBatches& studies) {
   nlohmann::ordered_json json;
-  for (const auto& [row, figures] : result.controls.table)
+  for (const auto& [row, figures] : result.controls.table) {
     for (const auto& [name, value] : figures.values) json["figures"][row][name] = value;
+    for (size_t a = 0; figures.findings && a < kAttributes; ++a) {
+      const FindingScores::Counts& counts = figures.findings->by_attribute[a];
+      json["findings"][row][attribute_table()[a].name] = {
+          {"precision", counts.precision()}, {"recall", counts.recall()}, {"F1", counts.f1()}};
+    }
+  }
   for (size_t i = 0; i < result.pairs.size(); ++i)
     json["reports"].push_back({{"id", studies.studies()[i].id},
                                {"true", result.pairs[i].references.front()},

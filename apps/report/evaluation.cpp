@@ -53,9 +53,9 @@ Figures figures_of(const std::vector<Pair>& pairs) {
     truth.push_back(findings_in(pair.references.front()));
     said.push_back(findings_in(pair.hypothesis));
   }
-  const FindingScores scores = score_findings(truth, said);
-  out.values.emplace_back("F1", scores.micro.f1());
-  out.values.emplace_back("exact", scores.exact);
+  out.findings = score_findings(truth, said);
+  out.values.emplace_back("F1", out.findings->micro.f1());
+  out.values.emplace_back("exact", out.findings->exact);
   return out;
 }
 
@@ -103,6 +103,24 @@ Controls controls_of(const std::vector<Pair>& pairs, const std::string& blank_re
   return out;
 }
 
+std::vector<std::vector<std::string>> by_finding(const FigureTable& table) {
+  const std::optional<FindingScores>& written = table.front().second.findings;
+  if (!written) return {};
+  std::vector<std::vector<std::string>> rows = {{"finding", "precision", "recall", "F1"}};
+  for (size_t i = 1; i < table.size(); ++i) rows[0].push_back("F1, " + table[i].first);
+  for (size_t a = 0; a < kAttributes; ++a) {
+    const FindingScores::Counts& own = written->by_attribute[a];
+    if (own.true_positives + own.false_positives + own.false_negatives == 0) continue;
+    auto& row = rows.emplace_back();
+    row.emplace_back(attribute_table()[a].name);
+    for (const double value : {own.precision(), own.recall(), own.f1()})
+      row.push_back(fmt::format("{:.3f}", value));
+    for (size_t i = 1; i < table.size(); ++i)
+      row.push_back(fmt::format("{:.3f}", table[i].second.findings->by_attribute[a].f1()));
+  }
+  return rows;
+}
+
 std::string shown(const std::string& name, double value) {
   return name == "unique" ? fmt::format("{:.0f}", value) : fmt::format("{:.3f}", value);
 }
@@ -124,7 +142,13 @@ std::string text_of(const FigureTable& table) {
   std::string text;
   for (const auto& [name, figures] : table)
     text += fmt::format("  {:<16}{}\n", name, line_of(figures));
-  return text + note_on_meteor() + "\n";
+  text += note_on_meteor() + "\n";
+  for (const std::vector<std::string>& row : by_finding(table)) {
+    text += fmt::format("  {:<16}", row[0]);
+    for (size_t i = 1; i < row.size(); ++i) text += fmt::format("{:>{}}", row[i], i < 4 ? 11 : 21);
+    text += "\n";
+  }
+  return text;
 }
 
 }  // namespace pinion::report

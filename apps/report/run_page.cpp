@@ -99,6 +99,8 @@ std::string html_of(const RunPage& page) {
   report.add_chart(validation);
 
   report.add_table(table_of(page.controls.table));
+  if (auto rows = by_finding(page.controls.table); !rows.empty())
+    report.add_table({"By finding", rows.front(), {rows.begin() + 1, rows.end()}});
   for (const char* name : {"F1", "BLEU_4"})
     if (test.has(name)) report.add_bars(bars_of(page.controls.table, name));
   for (size_t at = 0, end; at < page.looks.size(); at = end + 1) {
