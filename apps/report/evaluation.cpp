@@ -89,13 +89,11 @@ Controls controls_of(const std::vector<Pair>& pairs, const std::string& blank_re
   std::vector<Pair> shuffled = pairs;
   for (size_t i = 0; i < pairs.size(); ++i)
     shuffled[i].hypothesis = pairs[(i + pairs.size() / 2) % pairs.size()].hypothesis;
-  double best = -1;
-  for (const std::string& report : candidates(training_reports)) {
-    const double score = bleu(with_hypothesis(pairs, report)).corpus[3];
-    if (score <= best) continue;
-    best = score;
-    out.constant_report = report;
-  }
+  const std::vector<std::string> constants = candidates(training_reports);
+  const std::vector<double> scores = bleu_4_of_constants(constants, pairs);
+  if (!constants.empty())
+    out.constant_report = constants[static_cast<size_t>(
+        std::max_element(scores.begin(), scores.end()) - scores.begin())];
   out.table = {{"as written", figures_of(pairs)},
                {"shuffled images", figures_of(shuffled)},
                {"blank images", figures_of(with_hypothesis(pairs, blank_report))},
