@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "pinion/accel/track/html_report.h"
@@ -14,8 +15,8 @@ namespace pinion::report {
 
 namespace {
 
-constexpr int64_t kFilmSide = 256;  // of the gallery: larger films only make the page heavy
-constexpr int64_t kHeatSide = 112;  // of a film under its heat
+constexpr int64_t kFilmHeight = 256;  // in the gallery: larger films only make the page heavy
+constexpr int64_t kHeatSide = 112;    // of a film under its heat
 constexpr int64_t kMaxMetrics = int64_t{64} << 20;
 
 // The values of one name in every record that has it.
@@ -53,7 +54,9 @@ accel::Bars bars_of(const FigureTable& figures, const char* name) {
 }
 
 std::string png_of(const Image& film) {
-  return encode_png(film.height > kFilmSide ? resize(film, kFilmSide, kFilmSide) : film);
+  if (film.height <= kFilmHeight) return encode_png(film);
+  const int64_t width = film.width * kFilmHeight / film.height;
+  return encode_png(resize(film, kFilmHeight, std::max<int64_t>(1, width)));
 }
 
 void add_study(accel::HtmlReport& report, const GalleryEntry& entry) {
