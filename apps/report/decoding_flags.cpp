@@ -34,10 +34,14 @@ DecodingOptions DecodingFlags::with(const Tokenizer& tokenizer) const {
 
 DecodingOptions DecodingFlags::over(const DecodingOptions& trained, const CLI::App& app,
                                     const Tokenizer& tokenizer) const {
-  DecodingOptions out = with(tokenizer);
-  if (app.count("--sample_method") == 0) out.method = trained.method;
-  if (app.count("--beam_size") == 0) out.beam_size = trained.beam_size;
-  out.max_length = trained.max_length;
+  DecodingOptions out = trained;
+  const auto given = [&](const char* name) { return app.count(std::string("--") + name) > 0; };
+  each_flag(
+      [&](const char* name, auto& to, const auto& from) {
+        if (given(name)) to = from;
+      },
+      out, options);
+  if (given("suppress_UNK")) out.forbidden = with(tokenizer).forbidden;
   return out;
 }
 
