@@ -72,9 +72,11 @@ int64_t synced_size(File& file) {
   return file.size();
 }
 
-// A file that is shorter than it was is not the one that the position is of.
+// A file that is shorter than it was is not the one that the position is of. An empty one is new:
+// the run goes on in another folder.
 void cut(File& file, int64_t position) {
   const int64_t size = file.size();
+  if (size == 0 && position > 0) return;
   PINION_REQUIRE(checkpoint, position >= 0 && position <= size, "tracker: expected at least ",
                  position, " bytes in ", file.path(), ", got ", size);
   if (position < size) file.truncate(position);

@@ -58,7 +58,8 @@ class Tracker {
   }
   // For checkpoints: what has been logged, made durable, as a number that go_back() understands; of
   // a file, its length. A run that resumes goes back to that of its checkpoint, so that its file
-  // ends up as if it had never stopped; 0 begins anew.
+  // ends up as if it had never stopped; 0 begins anew. A file that is empty stays so: the run goes
+  // on in another folder.
   virtual int64_t position() = 0;
   virtual void go_back(int64_t position) = 0;
 };

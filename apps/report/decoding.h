@@ -37,6 +37,18 @@ struct DecodingOptions {
   bool cached = true;     // false: read every text anew for each word, to compare with
 };
 
+// Calls f with the name of each option that a flag of that name sets, and with its value in each of
+// the `options`. What is not here comes from elsewhere: max_length and forbidden.
+template <class F, class... Options>
+void each_flag(F&& f, Options&... options) {
+  f("sample_method", options.method...), f("beam_size", options.beam_size...);
+  f("temperature", options.temperature...), f("seed", options.seed...);
+  f("decoding_constraint", options.decoding_constraint...);
+  f("block_trigrams", options.block_trigrams...), f("sample_n", options.sample_n...);
+  f("group_size", options.group_size...), f("diversity_lambda", options.diversity_lambda...);
+  f("length_penalty", options.length_penalty...);
+}
+
 struct WrittenReport {
   std::vector<int64_t> ids;           // without the end
   std::vector<double> probabilities;  // of each, and of the end if it is there

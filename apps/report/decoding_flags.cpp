@@ -4,19 +4,21 @@
 
 #include <CLI/CLI.hpp>
 
+#include "pinion/apps/common/flag_checks.h"
+
 namespace pinion::report {
 
 void DecodingFlags::add(CLI::App& app) {
   DecodingOptions& d = options;
   app.add_option("--sample_method", d.method, "beam_search, greedy, sample, gumbel, topK, top0.P");
   app.add_option("--beam_size", d.beam_size)->check(CLI::Range(1, 64));
-  app.add_option("--temperature", d.temperature)->check(CLI::PositiveNumber);
+  app.add_option("--temperature", d.temperature)->check(apps::positive());
   app.add_option("--sample_n", d.sample_n, "reports of each study; scored is the first")
       ->check(CLI::Range(1, 64));
   app.add_option("--group_size", d.group_size, "groups that avoid each other's words")
       ->check(CLI::Range(1, 64));
   app.add_option("--diversity_lambda", d.diversity_lambda, "what a word of an earlier group costs")
-      ->check(CLI::NonNegativeNumber);
+      ->check(apps::non_negative());
   app.add_option("--length_penalty", d.length_penalty, "of beam search: wu_A or avg");
   app.add_option("--decoding_constraint", d.decoding_constraint, "no word twice in a row");
   app.add_option("--block_trigrams", d.block_trigrams,
@@ -32,10 +34,14 @@ DecodingOptions DecodingFlags::with(const Tokenizer& tokenizer) const {
 
 DecodingOptions DecodingFlags::over(const DecodingOptions& trained, const CLI::App& app,
                                     const Tokenizer& tokenizer) const {
-  DecodingOptions out = with(tokenizer);
-  if (app.count("--sample_method") == 0) out.method = trained.method;
-  if (app.count("--beam_size") == 0) out.beam_size = trained.beam_size;
-  out.max_length = trained.max_length;
+  DecodingOptions out = trained;
+  const auto given = [&](const char* name) { return app.count(std::string("--") + name) > 0; };
+  each_flag(
+      [&](const char* name, auto& to, const auto& from) {
+        if (given(name)) to = from;
+      },
+      out, options);
+  if (given("suppress_UNK")) out.forbidden = with(tokenizer).forbidden;
   return out;
 }
 

@@ -54,6 +54,9 @@ EncoderDecoder::EncoderDecoder(const TransformerOptions& o)
   }
   nn::init::xavier_uniform(lut_.weight);
   if (o.memory == MemoryKind::base) return;
+  PINION_REQUIRE(usage, o.rm_heads > 0 && o.d_model % o.rm_heads == 0,
+                 "--rm_num_heads: expected a divisor of the width ", o.d_model, ", got ",
+                 o.rm_heads);
   memory_.emplace(o.d_model, o.rm_heads, o.rm_slots);
   xavier(*memory_);
   if (o.memory == MemoryKind::rm) logit_ = nn::Linear((1 + o.rm_slots) * o.d_model, o.vocabulary);

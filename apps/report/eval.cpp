@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include "pinion/apps/common/flag_checks.h"
 #include "pinion/apps/common/program.h"
 #include "pinion/apps/report/decoding_flags.h"
 #include "pinion/apps/report/examination.h"
@@ -28,8 +29,14 @@ struct EvalOptions {
 
 std::string json_of(const Examiner::Result& result, const StudyBatches& studies) {
   nlohmann::ordered_json json;
-  for (const auto& [row, figures] : result.controls.table)
+  for (const auto& [row, figures] : result.controls.table) {
     for (const auto& [name, value] : figures.values) json["figures"][row][name] = value;
+    for (size_t a = 0; figures.findings && a < kAttributes; ++a) {
+      const FindingScores::Counts& counts = figures.findings->by_attribute[a];
+      json["findings"][row][attribute_table()[a].name] = {
+          {"precision", counts.precision()}, {"recall", counts.recall()}, {"F1", counts.f1()}};
+    }
+  }
   for (size_t i = 0; i < result.pairs.size(); ++i)
     json["reports"].push_back({{"id", studies.studies()[i].id},
                                {"true", result.pairs[i].references.front()},
@@ -77,13 +84,14 @@ int run(int argc, char** argv) {
   app.add_option("--split", split)
       ->check(CLI::IsMember({"train", "val", "test"}))
       ->capture_default_str();
-  app.add_option("--batch_size", o.batch_size)->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--batch_size", o.batch_size)->check(apps::positive())->capture_default_str();
   app.add_option("--num_workers", o.workers, "threads that make batches")
       ->check(CLI::Range(0, 256))
       ->capture_default_str();
   app.add_option("--output", o.output, "JSON file for all figures and reports");
   o.decoding.add(app);
-  app.add_option("--seed", o.decoding.options.seed, "of words drawn by chance");
+  app.add_option("--seed", o.decoding.options.seed, "of words drawn by chance")
+      ->check(apps::non_negative());
   app.add_flag("--cpu", o.cpu, "no GPU, even where there is one");
   app.add_option("--device", o.device, "cpu, cuda, cuda:1 or auto")->capture_default_str();
   if (!apps::parse_command_line(app, argc, argv)) return 0;

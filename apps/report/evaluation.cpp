@@ -53,9 +53,9 @@ Figures figures_of(const std::vector<Pair>& pairs) {
     truth.push_back(findings_in(pair.references.front()));
     said.push_back(findings_in(pair.hypothesis));
   }
-  const FindingScores scores = score_findings(truth, said);
-  out.values.emplace_back("F1", scores.micro.f1());
-  out.values.emplace_back("exact", scores.exact);
+  out.findings = score_findings(truth, said);
+  out.values.emplace_back("F1", out.findings->micro.f1());
+  out.values.emplace_back("exact", out.findings->exact);
   return out;
 }
 
@@ -89,18 +89,34 @@ Controls controls_of(const std::vector<Pair>& pairs, const std::string& blank_re
   std::vector<Pair> shuffled = pairs;
   for (size_t i = 0; i < pairs.size(); ++i)
     shuffled[i].hypothesis = pairs[(i + pairs.size() / 2) % pairs.size()].hypothesis;
-  double best = -1;
-  for (const std::string& report : candidates(training_reports)) {
-    const double score = bleu(with_hypothesis(pairs, report)).corpus[3];
-    if (score <= best) continue;
-    best = score;
-    out.constant_report = report;
-  }
+  const std::vector<std::string> constants = candidates(training_reports);
+  const std::vector<double> scores = bleu_4_of_constants(constants, pairs);
+  if (!constants.empty())
+    out.constant_report = constants[static_cast<size_t>(
+        std::max_element(scores.begin(), scores.end()) - scores.begin())];
   out.table = {{"as written", figures_of(pairs)},
                {"shuffled images", figures_of(shuffled)},
                {"blank images", figures_of(with_hypothesis(pairs, blank_report))},
                {"best constant", figures_of(with_hypothesis(pairs, out.constant_report))}};
   return out;
+}
+
+std::vector<std::vector<std::string>> by_finding(const FigureTable& table) {
+  const std::optional<FindingScores>& written = table.front().second.findings;
+  if (!written) return {};
+  std::vector<std::vector<std::string>> rows = {{"finding", "precision", "recall", "F1"}};
+  for (size_t i = 1; i < table.size(); ++i) rows[0].push_back("F1, " + table[i].first);
+  for (size_t a = 0; a < kAttributes; ++a) {
+    const FindingScores::Counts& own = written->by_attribute[a];
+    if (own.true_positives + own.false_positives + own.false_negatives == 0) continue;
+    auto& row = rows.emplace_back();
+    row.emplace_back(attribute_table()[a].name);
+    for (const double value : {own.precision(), own.recall(), own.f1()})
+      row.push_back(fmt::format("{:.3f}", value));
+    for (size_t i = 1; i < table.size(); ++i)
+      row.push_back(fmt::format("{:.3f}", table[i].second.findings->by_attribute[a].f1()));
+  }
+  return rows;
 }
 
 std::string shown(const std::string& name, double value) {
@@ -124,7 +140,13 @@ std::string text_of(const FigureTable& table) {
   std::string text;
   for (const auto& [name, figures] : table)
     text += fmt::format("  {:<16}{}\n", name, line_of(figures));
-  return text + note_on_meteor() + "\n";
+  text += note_on_meteor() + "\n";
+  for (const std::vector<std::string>& row : by_finding(table)) {
+    text += fmt::format("  {:<16}", row[0]);
+    for (size_t i = 1; i < row.size(); ++i) text += fmt::format("{:>{}}", row[i], i < 4 ? 11 : 21);
+    text += "\n";
+  }
+  return text;
 }
 
 }  // namespace pinion::report

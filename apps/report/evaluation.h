@@ -16,6 +16,7 @@ namespace pinion::report {
 // Named figures, in the order in which they are shown.
 struct Figures {
   std::vector<std::pair<std::string, double>> values;
+  std::optional<FindingScores> findings;     // where F1 and exact are
   double of(const std::string& name) const;  // throws Error (usage) with the names there are
   bool has(const std::string& name) const;
 };
@@ -41,6 +42,10 @@ struct Controls {
 // candidates for the constant one: the 60 most frequent, and 140 others.
 Controls controls_of(const std::vector<Pair>& pairs, const std::string& blank_report,
                      const std::vector<std::string>& training_reports);
+
+// Each finding that is there or said: precision, recall and F1 as written, and F1 of the other rows
+// of the table, below a header. Nothing where the reports are not of the synthetic findings.
+std::vector<std::vector<std::string>> by_finding(const FigureTable& table);
 
 // For a terminal: "  BLEU_1 0.995  BLEU_2 …", and such a line for each row, with its name.
 std::string line_of(const Figures& figures);

@@ -129,13 +129,13 @@ Examiner::Result Examiner::examine(const StudyLoader& loader, const StudyBatches
   const Flips flips = flips_of(ids, out.pairs);
   if (flips.findings > 0)
     out.looks += fmt::format(
-        "  paired studies    {:.1f} % of {} findings that differ flip in the report; {:.1f} % of "
+        "  paired studies: {:.1f} % of {} findings that differ flip in the report; {:.1f} % of "
         "{} others stay\n",
         percent(static_cast<double>(flips.flipped), flips.findings), flips.findings,
         percent(static_cast<double>(flips.kept), flips.others), flips.others);
   if (pointing.findings > 0)
     out.looks += fmt::format(
-        "  pointing game     attention peaks in the finding's box for {:.1f} % of {} findings said "
+        "  pointing game: attention peaks in the finding's box for {:.1f} % of {} findings said "
         "rightly; by chance {:.1f} %\n",
         percent(static_cast<double>(pointing.hits), pointing.findings), pointing.findings,
         percent(pointing.chance, pointing.findings));

@@ -41,25 +41,69 @@ std::vector<Taps> triangle_taps(int64_t in, int64_t out) {
   return all;
 }
 
-// Resamples the middle one of three dimensions [outer, in, inner] -> [outer, out, inner].
-std::vector<uint8_t> resampled(const std::vector<uint8_t>& from, int64_t outer, int64_t in,
-                               int64_t inner, int64_t out) {
-  const std::vector<Taps> taps = triangle_taps(in, out);
-  std::vector<uint8_t> to(static_cast<size_t>(outer * out * inner));
-  std::vector<int32_t> sums(static_cast<size_t>(inner));
-  for (int64_t o = 0; o < outer; ++o)
-    for (int64_t i = 0; i < out; ++i) {
-      const Taps& t = taps[static_cast<size_t>(i)];
-      std::fill(sums.begin(), sums.end(), 1 << (kBits - 1));
-      const uint8_t* row = from.data() + (o * in + t.begin) * inner;
-      for (const int32_t weight : t.weights) {
-        for (size_t c = 0; c < sums.size(); ++c) sums[c] += row[c] * weight;
-        row += inner;
-      }
-      uint8_t* result = to.data() + (o * out + i) * inner;
-      for (size_t c = 0; c < sums.size(); ++c)
-        result[c] = static_cast<uint8_t>(std::clamp(sums[c] >> kBits, 0, 255));
+uint8_t rounded(int32_t sum) {
+  return static_cast<uint8_t>(std::clamp((sum + (1 << (kBits - 1))) >> kBits, 0, 255));
+}
+
+// Taps with their weights in halves of 11 bits, of which processors multiply many at once; zeros
+// make their number a multiple of kStep.
+struct HalfTaps {
+  static constexpr size_t kStep = 8;
+  size_t begin;
+  std::vector<int16_t> high, low;
+
+  explicit HalfTaps(const Taps& taps)
+      : begin(static_cast<size_t>(taps.begin)),
+        high((taps.weights.size() + kStep - 1) / kStep * kStep),
+        low(high.size()) {
+    for (size_t i = 0; i < taps.weights.size(); ++i) {
+      high[i] = static_cast<int16_t>(taps.weights[i] >> (kBits / 2));
+      low[i] = static_cast<int16_t>(taps.weights[i] & ((1 << (kBits / 2)) - 1));
     }
+  }
+  int32_t sum(const int16_t* row) const {
+    const size_t count = high.size() / kStep * kStep;  // so that the compiler knows
+    const int16_t *from = row + begin, *h = high.data(), *l = low.data();
+    int32_t of_high = 0, of_low = 0;
+    for (size_t i = 0; i < count; ++i) of_high += from[i] * h[i], of_low += from[i] * l[i];
+    return (of_high << (kBits / 2)) + of_low;
+  }
+};
+
+// [height, in, channels] -> [height, out, channels]
+std::vector<uint8_t> resampled_rows(const Image& from, int64_t out) {
+  std::vector<HalfTaps> taps;
+  for (const Taps& t : triangle_taps(from.width, out)) taps.emplace_back(t);
+  const auto channels = static_cast<size_t>(from.channels), in = static_cast<size_t>(from.width);
+  std::vector<uint8_t> to(static_cast<size_t>(from.height * out) * channels);
+  std::vector<int16_t> row(in + HalfTaps::kStep);  // of one channel, and what meets the zeros
+  for (size_t y = 0; y < static_cast<size_t>(from.height); ++y)
+    for (size_t c = 0; c < channels; ++c) {
+      const uint8_t* pixels = from.pixels.data() + y * in * channels + c;
+      if (channels == 1)
+        std::copy(pixels, pixels + in, row.begin());
+      else
+        for (size_t x = 0; x < in; ++x) row[x] = pixels[x * 3];
+      uint8_t* result = to.data() + y * taps.size() * channels + c;
+      for (size_t i = 0; i < taps.size(); ++i)
+        result[i * channels] = rounded(taps[i].sum(row.data()));
+    }
+  return to;
+}
+
+// [in, row] -> [out, row], where a row is all of width and channels.
+std::vector<uint8_t> resampled_columns(const std::vector<uint8_t>& from, int64_t in, int64_t row,
+                                       int64_t out) {
+  std::vector<uint8_t> to(static_cast<size_t>(out * row));
+  std::vector<int32_t> sums(static_cast<size_t>(row));
+  uint8_t* result = to.data();
+  for (const Taps& t : triangle_taps(in, out)) {
+    std::fill(sums.begin(), sums.end(), 0);
+    const uint8_t* pixels = from.data() + t.begin * row;
+    for (const int32_t weight : t.weights)
+      for (int32_t& sum : sums) sum += *pixels++ * weight;
+    for (const int32_t sum : sums) *result++ = rounded(sum);
+  }
   return to;
 }
 
@@ -83,16 +127,10 @@ Image with_channels(const Image& image, int64_t channels) {
 Image resize(const Image& image, int64_t height, int64_t width) {
   PINION_CHECK(height >= 1 && width >= 1, "resize: expected a size of at least 1 x 1, got ", height,
                " x ", width);
-  Image out = image;
-  if (width != image.width) {
-    out.pixels = resampled(out.pixels, image.height, image.width, image.channels, width);
-    out.width = width;
-  }
-  if (height != image.height) {
-    out.pixels = resampled(out.pixels, 1, image.height, width * image.channels, height);
-    out.height = height;
-  }
-  return out;
+  std::vector<uint8_t> pixels = width == image.width ? image.pixels : resampled_rows(image, width);
+  if (height != image.height)
+    pixels = resampled_columns(pixels, image.height, width * image.channels, height);
+  return {height, width, image.channels, std::move(pixels)};
 }
 
 Image crop(const Image& image, int64_t top, int64_t left, int64_t height, int64_t width) {

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "pinion/nn/weights.h"
@@ -18,6 +19,7 @@ namespace {
 
 constexpr int64_t kMaxSettingsBytes = 1 << 16;
 constexpr int64_t kMaxVocabularyBytes = 64 << 20;
+constexpr const char* kSuppressKey = "suppress_UNK";
 constexpr int64_t kMaxSize = 1 << 16;  // of a layer: no file makes us ask for more memory
 
 // Every whole number of the settings under its name.
@@ -26,7 +28,7 @@ void each_size(Settings& s, F&& f) {
   f("views", s.views), f("d_model", s.transformer.d_model), f("d_ff", s.transformer.d_ff);
   f("num_heads", s.transformer.heads), f("num_layers", s.transformer.layers);
   f("rm_num_slots", s.transformer.rm_slots), f("rm_num_heads", s.transformer.rm_heads);
-  f("beam_size", s.decoding.beam_size), f("max_seq_length", s.decoding.max_length);
+  f("max_seq_length", s.decoding.max_length);
 }
 
 // model.json, value by value.
@@ -36,30 +38,54 @@ class Description {
       : path_(std::move(path)), json_(load_json(path_, kMaxSettingsBytes, ErrorKind::checkpoint)) {}
 
   std::string text(const char* key) const {
-    return value(
-               key, [](const auto& v) { return v.is_string(); }, "a text")
-        .get<std::string>();
+    std::string text;
+    read(key, text);
+    return text;
   }
   ModelSettings settings() const {
     ModelSettings s;
-    each_size(s, [&](const char* key, int64_t& size) {
-      const auto fits = [](const nlohmann::json& v) {
-        return v.is_number_integer() && v >= 1 && v <= kMaxSize;
-      };
-      size = value(key, fits, "a number from 1 to 65536").get<int64_t>();
-    });
+    each_size(s, [&](const char* key, int64_t& size) { read(key, size); });
+    each_flag(
+        [&](const char* key, auto& value) {
+          if (json_.contains(key)) read(key, value);  // the defaults otherwise
+        },
+        s.decoding);
     s.visual_extractor = text("visual_extractor");
-    s.decoding.method = text("sample_method");
     s.transformer.memory = memory_of(text("model"));
     return s;
   }
+  // The number of a word that is never written, or 0.
+  int64_t forbidden(const Tokenizer& tokenizer) const {
+    bool suppress = false;
+    if (json_.contains(kSuppressKey)) read(kSuppressKey, suppress);
+    return suppress ? tokenizer.id_of(Tokenizer::kUnknown) : 0;
+  }
 
  private:
+  void read(const char* key, int64_t& size) const {
+    const auto fits = [](const nlohmann::json& v) {
+      return v.is_number_integer() && v >= 1 && v <= kMaxSize;
+    };
+    value(key, fits, "a number from 1 to 65536").get_to(size);
+  }
+  void read(const char* key, uint64_t& number) const {
+    value(key, &nlohmann::json::is_number_unsigned, "a whole number").get_to(number);
+  }
+  void read(const char* key, double& number) const {
+    value(key, &nlohmann::json::is_number, "a number").get_to(number);
+  }
+  void read(const char* key, bool& flag) const {
+    value(key, &nlohmann::json::is_boolean, "true or false").get_to(flag);
+  }
+  void read(const char* key, std::string& text) const {
+    value(key, &nlohmann::json::is_string, "a text").get_to(text);
+  }
   template <class F>
   nlohmann::json value(const char* key, F&& fits, const char* expected) const {
     const bool there = json_.is_object() && json_.contains(key);
-    PINION_REQUIRE(checkpoint, there && fits(json_[key]), path_, ": expected ", expected, " as '",
-                   key, "', got ", there ? json_[key].dump().substr(0, 40) : "none");
+    PINION_REQUIRE(checkpoint, there && std::invoke(fits, json_[key]), path_, ": expected ",
+                   expected, " as '", key, "', got ",
+                   there ? json_[key].dump().substr(0, 40) : "none");
     return json_[key];
   }
 
@@ -110,9 +136,10 @@ void describe_model(const std::string& folder, const ModelSettings& settings,
                     const Tokenizer& tokenizer) {
   nlohmann::json json = {{"visual_extractor", settings.visual_extractor},
                          {"model", name_of(settings.transformer.memory)},
-                         {"sample_method", settings.decoding.method},
+                         {kSuppressKey, settings.decoding.forbidden != 0},
                          {kWordsKey, checksum_of(tokenizer)}};
   each_size(settings, [&](const char* key, int64_t size) { json[key] = size; });
+  each_flag([&](const char* key, const auto& value) { json[key] = value; }, settings.decoding);
   make_dirs(folder);
   write_file_atomic(folder + "/model.json", json.dump(1) + "\n");
   write_file_atomic(folder + "/vocabulary.txt", lines_of(tokenizer));
@@ -124,6 +151,8 @@ TrainedModel load_model(const std::string& folder) {
     const Description description(folder + "/model.json");
     out.settings = description.settings();
     out.tokenizer = read_words(folder + "/vocabulary.txt", description);
+    out.settings.decoding.forbidden = description.forbidden(*out.tokenizer);
+    check(out.settings.decoding);
     TransformerOptions transformer = out.settings.transformer;
     transformer.vocabulary = out.tokenizer->vocabulary();
     out.model = std::make_unique<ReportModel>(out.settings.visual_extractor, out.settings.views,

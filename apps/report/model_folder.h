@@ -36,7 +36,8 @@ struct TrainedModel {
   std::shared_ptr<const Tokenizer> tokenizer;
   std::unique_ptr<ReportModel> model;  // on the CPU, in evaluation mode
 };
-// Reads both, and model.safetensors. Throws Error: missing for a file that is not there, checkpoint
+// Reads both, and model.safetensors. What model.json lacks of how reports are decoded is as in
+// DecodingOptions. Throws Error: missing for a file that is not there, checkpoint
 // for settings that make no sense or do not fit the weights, and for other words than the model was
 // trained with.
 TrainedModel load_model(const std::string& folder);

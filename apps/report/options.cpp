@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "pinion/apps/common/flag_checks.h"
 #include "pinion/apps/common/program.h"
 #include "pinion/apps/report/model_folder.h"
 #include "pinion/runtime/log.h"
@@ -31,7 +32,7 @@ void add_data_flags(CLI::App& app, Options& o) {
   app.add_option("--max_seq_length", o.max_seq_length, "words of a report, its ends included")
       ->check(CLI::Range(2, 5000));
   app.add_option("--threshold", o.threshold, "how often a word must occur to be learnt")
-      ->check(CLI::PositiveNumber);
+      ->check(apps::positive());
   app.add_option("--num_workers", o.num_workers, "threads that make batches")
       ->check(CLI::Range(0, 256));
   app.add_option("--on_bad_sample", o.on_bad_sample,
@@ -40,13 +41,13 @@ void add_data_flags(CLI::App& app, Options& o) {
   app.add_option("--hflip_prob", o.hflip_prob,
                  "how often a film to train on is mirrored (default: 0.5, of nano 0)")
       ->check(CLI::Range(0.0, 1.0));
-  app.add_option("--batch_size", o.batch_size, "studies of each rank")->check(CLI::PositiveNumber);
+  app.add_option("--batch_size", o.batch_size, "studies of each rank")->check(apps::positive());
   app.add_option("--max_eval_samples", o.max_eval_samples,
                  "only so many studies, the first, of the validation and of the test split")
-      ->check(CLI::PositiveNumber);
+      ->check(apps::positive());
 }
 
-void add_model_flags(CLI::App& app, Options& o, bool& pretrained) {
+void add_model_flags(CLI::App& app, Options& o, std::optional<bool>& pretrained) {
   app.add_option("--visual_extractor", o.visual_extractor, "resnet18 … resnet152, nano");
   app.add_option("--visual_extractor_pretrained", pretrained,
                  "start from --pretrained_weights (default: when they are given)");
@@ -55,15 +56,15 @@ void add_model_flags(CLI::App& app, Options& o, bool& pretrained) {
   app.add_option("--model", o.memory, "base, rm or rm_mcln")
       ->check(CLI::IsMember({"base", "rm", "rm_mcln"}));
   TransformerOptions& t = o.transformer;
-  app.add_option("--d_model", t.d_model)->check(CLI::PositiveNumber);
-  app.add_option("--d_ff", t.d_ff)->check(CLI::PositiveNumber);
-  app.add_option("--num_heads", t.heads)->check(CLI::PositiveNumber);
-  app.add_option("--num_layers", t.layers)->check(CLI::PositiveNumber);
+  app.add_option("--d_model", t.d_model)->check(apps::positive());
+  app.add_option("--d_ff", t.d_ff)->check(apps::positive());
+  app.add_option("--num_heads", t.heads)->check(apps::positive());
+  app.add_option("--num_layers", t.layers)->check(apps::positive());
   app.add_option("--dropout", t.dropout)->check(CLI::Range(0.0, 0.999));
   app.add_option("--drop_prob_lm", t.drop_prob_lm, "dropout of the embedded features")
       ->check(CLI::Range(0.0, 0.999));
-  app.add_option("--rm_num_slots", t.rm_slots)->check(CLI::PositiveNumber);
-  app.add_option("--rm_num_heads", t.rm_heads)->check(CLI::PositiveNumber);
+  app.add_option("--rm_num_slots", t.rm_slots)->check(apps::positive());
+  app.add_option("--rm_num_heads", t.rm_heads)->check(apps::positive());
 }
 
 // Flags of the published programs that change nothing here: what has one value only, and what is
@@ -93,48 +94,48 @@ struct Published {
 };
 
 void add_training_flags(CLI::App& app, Options& o, std::string& precision) {
-  app.add_option("--epochs", o.epochs)->check(CLI::NonNegativeNumber);
+  app.add_option("--epochs", o.epochs)->check(apps::positive());
   app.add_option("--max_steps", o.max_steps,
                  "the run ends, with an evaluation, when the weights were updated so often")
-      ->check(CLI::PositiveNumber);
+      ->check(apps::positive());
   app.add_option("--optim", o.optim)->check(CLI::IsMember({"Adam", "AdamW"}));
-  app.add_option("--lr_ve", o.lr_ve, "learning rate of the extractor")
-      ->check(CLI::NonNegativeNumber);
-  app.add_option("--lr_ed", o.lr_ed, "learning rate of all else")->check(CLI::NonNegativeNumber);
-  app.add_option("--weight_decay", o.weight_decay)->check(CLI::NonNegativeNumber);
+  app.add_option("--lr_ve", o.lr_ve, "learning rate of the extractor")->check(apps::non_negative());
+  app.add_option("--lr_ed", o.lr_ed, "learning rate of all else")->check(apps::non_negative());
+  app.add_option("--weight_decay", o.weight_decay)->check(apps::non_negative());
   app.add_option("--amsgrad", o.amsgrad);
   app.add_option("--lr_scheduler", o.lr_scheduler)->check(CLI::IsMember({"StepLR", "cosine"}));
   app.add_option("--step_size", o.step_size, "epochs between steps of StepLR")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--gamma", o.gamma, "factor of a step of StepLR")->check(CLI::PositiveNumber);
+      ->check(apps::positive());
+  app.add_option("--gamma", o.gamma, "factor of a step of StepLR")->check(apps::positive());
   app.add_option("--clip_value", o.clip_value, "limit of each element of a gradient")
-      ->check(CLI::PositiveNumber);
+      ->check(apps::positive());
   app.add_flag("--sync_bn", o.sync_bn,
                "batch norm by the statistics of all ranks' films of a view");
-  app.add_option("--seed", o.seed);
+  app.add_option("--seed", o.seed)->check(apps::non_negative());
   app.add_option("--gradient_accumulation_steps", o.gradient_accumulation_steps)
-      ->check(CLI::PositiveNumber);
+      ->check(apps::positive());
   app.add_flag("--use_amp", o.use_amp, "16-bit arithmetic: fp16 on a GPU, bf16 on a CPU");
   app.add_option("--mixed_precision", precision)->check(CLI::IsMember({"no", "fp16", "bf16"}));
   app.add_flag("--cpu", o.cpu, "no GPU, even where there is one");
   app.add_option("--device", o.device, "cpu, cuda, cuda:1 or auto")->capture_default_str();
   app.add_option("--num_processes", o.num_processes, "must be what pinion launch was told");
   for (const char* unused : {"--adam_betas", "--adam_eps"})
-    app.add_option_function<std::string>(
-        unused, [](const std::string&) {}, "changes nothing, as in DACG");
+    app.add_option_function<std::vector<std::string>>(
+           unused, [](const auto&) {}, "changes nothing, as in DACG")
+        ->expected(1, 2);
 }
 
 void add_run_flags(CLI::App& app, Options& o) {
   app.add_option("--save_dir", o.save_dir);
   app.add_option("--record_dir", o.record_dir);
   app.add_option("--save_period", o.save_period, "epochs between checkpoints")
-      ->check(CLI::PositiveNumber);
+      ->check(apps::positive());
   app.add_option("--monitor_mode", o.monitor_mode)->check(CLI::IsMember({"min", "max"}));
   app.add_option(
       "--monitor_metric", o.monitor_metric,
       "BLEU_1 … BLEU_4, ROUGE_L, METEOR_es, CIDEr, F1, exact (of the validation split) or loss");
   app.add_option("--early_stop", o.early_stop, "epochs without improvement before the end")
-      ->check(CLI::PositiveNumber);
+      ->check(apps::positive());
   app.add_flag(
       "--profile", o.profile,
       "record where the time of training goes: in report.html, and as a trace of each rank, "
@@ -146,8 +147,8 @@ void add_run_flags(CLI::App& app, Options& o) {
 std::optional<Options> parse_options(int argc, char** argv) {
   Options o;
   std::string preset = "r2gen", precision, resume;
-  int64_t rm_d_model = 0, d_vf = 0;
-  bool pretrained = false;
+  int64_t rm_d_model = 0;
+  std::optional<bool> pretrained;
   for (int i = 1; i < argc; ++i) {  // it sets the defaults that --help shows
     const std::string_view flag = argv[i];
     if (flag == "--preset=nano" ||
@@ -161,7 +162,7 @@ std::optional<Options> parse_options(int argc, char** argv) {
   add_data_flags(app, o);
   add_model_flags(app, o, pretrained);
   app.add_option("--rm_d_model", rm_d_model, "must be --d_model (default)");
-  app.add_option("--d_vf", d_vf, "must be the width of the extractor (default)");
+  app.add_option("--d_vf", o.d_vf, "must be the width of the extractor (default)");
   o.decoding.add(app);
   add_training_flags(app, o, precision);
   add_run_flags(app, o);
@@ -175,9 +176,10 @@ std::optional<Options> parse_options(int argc, char** argv) {
 
   PINION_REQUIRE(usage, rm_d_model == 0 || rm_d_model == o.transformer.d_model,
                  "--rm_d_model: expected --d_model, ", o.transformer.d_model, ", got ", rm_d_model);
-  PINION_REQUIRE(usage, !pretrained || !o.pretrained_weights.empty(),
+  PINION_REQUIRE(usage, !pretrained.value_or(false) || !o.pretrained_weights.empty(),
                  "--visual_extractor_pretrained: expected --pretrained_weights FILE with it, got "
                  "none");
+  if (!pretrained.value_or(true)) o.pretrained_weights.clear();
   if (!precision.empty()) o.mixed_precision = nn::parse_precision(precision);
   o.transformer.memory = memory_of(o.memory);
   o.decoding.options.max_length = o.max_seq_length;

@@ -28,6 +28,7 @@ struct Options {
   std::string pretrained_weights;  // safetensors with torchvision's names; "": start from noise
   TransformerOptions transformer;
   std::string memory = "rm_mcln";
+  std::optional<int64_t> d_vf;  // only to be compared with the extractor's width
 
   DecodingFlags decoding;
 

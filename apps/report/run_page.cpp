@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "pinion/accel/track/html_report.h"
@@ -14,8 +15,8 @@ namespace pinion::report {
 
 namespace {
 
-constexpr int64_t kFilmSide = 256;  // of the gallery: larger films only make the page heavy
-constexpr int64_t kHeatSide = 112;  // of a film under its heat
+constexpr int64_t kFilmHeight = 256;  // in the gallery: larger films only make the page heavy
+constexpr int64_t kHeatSide = 112;    // of a film under its heat
 constexpr int64_t kMaxMetrics = int64_t{64} << 20;
 
 // The values of one name in every record that has it.
@@ -69,7 +70,9 @@ accel::Bars bars_of(const std::vector<accel::ProfileShare>& time) {
 }
 
 std::string png_of(const Image& film) {
-  return encode_png(film.height > kFilmSide ? resize(film, kFilmSide, kFilmSide) : film);
+  if (film.height <= kFilmHeight) return encode_png(film);
+  const int64_t width = film.width * kFilmHeight / film.height;
+  return encode_png(resize(film, kFilmHeight, std::max<int64_t>(1, width)));
 }
 
 void add_study(accel::HtmlReport& report, const GalleryEntry& entry) {
@@ -116,6 +119,8 @@ std::string html_of(const RunPage& page) {
   if (!page.time.empty()) report.add_bars(bars_of(page.time));
 
   report.add_table(table_of(page.controls.table));
+  if (auto rows = by_finding(page.controls.table); !rows.empty())
+    report.add_table({"By finding", rows.front(), {rows.begin() + 1, rows.end()}});
   for (const char* name : {"F1", "BLEU_4"})
     if (test.has(name)) report.add_bars(bars_of(page.controls.table, name));
   for (size_t at = 0, end; at < page.looks.size(); at = end + 1) {

@@ -4,8 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <map>
-#include <set>
+#include <unordered_map>
 
 #include "pinion/apps/report/clean_text.h"
 #include "pinion/kernels/check.h"
@@ -15,17 +16,58 @@ namespace pinion::report {
 namespace {
 
 using Words = std::vector<std::string_view>;
-// n-grams of each length from 1 to 4, each as its words' text, with how often they occur. The texts
-// lie in the report: words are neighbours there, one space apart or not.
-using Counts = std::array<std::map<Words, double>, 4>;
+// The numbers of an n-gram's words, n from 1 to 4, and 0 behind the last.
+using Gram = std::array<int32_t, 4>;
+size_t length_of(const Gram& gram) {
+  return static_cast<size_t>(std::find(gram.begin(), gram.end(), 0) - gram.begin());
+}
+// The n-grams of a text in order, and how often each occurs, or what it weighs.
+using Counts = std::vector<std::pair<Gram, double>>;
 
-Counts ngrams(const Words& words) {
-  Counts counts;
-  for (size_t n = 1; n <= 4; ++n)
-    for (size_t i = 0; i + n <= words.size(); ++i)
-      ++counts[n - 1][Words(words.begin() + static_cast<ptrdiff_t>(i),
-                            words.begin() + static_cast<ptrdiff_t>(i + n))];
-  return counts;
+// Numbers words from 1. The texts must outlive it.
+class Counter {
+ public:
+  Counts ngrams(std::string_view text) {
+    std::vector<int32_t> numbers;
+    for (const std::string_view word : words_of(text))
+      numbers.push_back(
+          numbers_.try_emplace(word, static_cast<int32_t>(numbers_.size()) + 1).first->second);
+    Counts all;
+    for (size_t i = 0; i < numbers.size(); ++i) {
+      Gram gram{};
+      for (size_t n = 0; n < 4 && i + n < numbers.size(); ++n) {
+        gram[n] = numbers[i + n];
+        all.emplace_back(gram, 1);
+      }
+    }
+    std::sort(all.begin(), all.end());
+    Counts counts;
+    for (const auto& [gram, one] : all)
+      if (!counts.empty() && counts.back().first == gram)
+        ++counts.back().second;
+      else
+        counts.emplace_back(gram, one);
+    return counts;
+  }
+
+ private:
+  std::unordered_map<std::string_view, int32_t> numbers_;
+};
+
+double ngrams_of_length(const Counts& counts, size_t n) {
+  double sum = 0;
+  for (const auto& [gram, count] : counts) sum += length_of(gram) == n ? count : 0;
+  return sum;
+}
+
+// Calls on(n - 1, its value in a, in b) for each n-gram of both.
+template <class F>
+void each_common(const Counts& a, const Counts& b, F&& on) {
+  auto other = b.begin();
+  for (const auto& [gram, value] : a) {
+    while (other != b.end() && other->first < gram) ++other;
+    if (other != b.end() && other->first == gram) on(length_of(gram) - 1, value, other->second);
+  }
 }
 
 void check_pair(const char* metric, const Pair& pair) {
@@ -55,31 +97,37 @@ struct BleuCounts {
   }
 };
 
-BleuCounts bleu_counts(const Pair& pair) {
-  const Words hypothesis = words_of(pair.hypothesis);
+// The references of a pair: how many words each has, and the most of each n-gram in any one.
+struct References {
+  std::vector<double> words;
+  Counts most;
+
+  References(Counter& counter, const Pair& pair) {
+    for (const std::string& reference : pair.references) {
+      const Counts counts = counter.ngrams(reference);
+      words.push_back(ngrams_of_length(counts, 1));
+      most.insert(most.end(), counts.begin(), counts.end());
+    }
+    std::sort(most.begin(), most.end(), std::greater());  // the most of an n-gram before the rest
+    const auto same = [](const auto& a, const auto& b) { return a.first == b.first; };
+    most.erase(std::unique(most.begin(), most.end(), same), most.end());
+    std::reverse(most.begin(), most.end());
+  }
+};
+
+BleuCounts bleu_counts(const Counts& hypothesis, const References& references) {
   BleuCounts out;
-  out.hypothesis_words = static_cast<double>(hypothesis.size());
-  Counts most;  // of any one reference
+  for (const auto& [gram, count] : hypothesis) out.guessed[length_of(gram) - 1] += count;
+  out.hypothesis_words = out.guessed[0];
   double nearest = -1;
-  for (const std::string& reference : pair.references) {
-    const Words words = words_of(reference);
-    const Counts counts = ngrams(words);
-    for (size_t n = 0; n < 4; ++n)
-      for (const auto& [gram, count] : counts[n]) most[n][gram] = std::max(most[n][gram], count);
-    const auto length = static_cast<double>(words.size());
-    const double distance = std::abs(length - out.hypothesis_words);
+  for (const double words : references.words) {
+    const double distance = std::abs(words - out.hypothesis_words);
     const double best = std::abs(nearest - out.hypothesis_words);
-    if (nearest < 0 || distance < best || (distance == best && length < nearest)) nearest = length;
+    if (nearest < 0 || distance < best || (distance == best && words < nearest)) nearest = words;
   }
   out.reference_words = nearest;
-  const Counts counts = ngrams(hypothesis);
-  for (size_t n = 0; n < 4; ++n) {
-    out.guessed[n] = std::max(0.0, out.hypothesis_words - static_cast<double>(n));
-    for (const auto& [gram, count] : counts[n]) {
-      const auto found = most[n].find(gram);
-      if (found != most[n].end()) out.correct[n] += std::min(count, found->second);
-    }
-  }
+  each_common(hypothesis, references.most,
+              [&](size_t n, double own, double most) { out.correct[n] += std::min(own, most); });
   return out;
 }
 
@@ -129,32 +177,26 @@ class CiderWeights {
  public:
   explicit CiderWeights(const std::vector<Pair>& pairs)
       : log_segments_(std::log(static_cast<double>(pairs.size()))) {
-    for (const Pair& pair : pairs) {
-      std::set<Words> seen;
-      for (const std::string& reference : pair.references)
-        for (const auto& grams : ngrams(words_of(reference)))
-          for (const auto& [gram, count] : grams) seen.insert(gram);
-      for (const Words& gram : seen) ++segments_with_[gram];
-    }
+    for (const Pair& pair : pairs)
+      for (const auto& [gram, most] : References(counter_, pair).most) ++segments_with_[gram];
   }
 
-  Weighted of(const std::string& text) const {
-    Weighted out{ngrams(words_of(text)), {}, 0};
-    for (const auto& [gram, count] : out.weights[1]) out.bigrams += count;
-    for (size_t n = 0; n < 4; ++n) {
-      for (auto& [gram, weight] : out.weights[n]) {
-        const auto found = segments_with_.find(gram);
-        const double segments = found == segments_with_.end() ? 1 : found->second;
-        weight *= log_segments_ - std::log(segments);
-        out.norm[n] += weight * weight;
-      }
-      out.norm[n] = std::sqrt(out.norm[n]);
+  Weighted of(const std::string& text) {
+    Weighted out{counter_.ngrams(text), {}, 0};
+    out.bigrams = ngrams_of_length(out.weights, 2);
+    for (auto& [gram, weight] : out.weights) {
+      const auto found = segments_with_.find(gram);
+      const double segments = found == segments_with_.end() ? 1 : found->second;
+      weight *= log_segments_ - std::log(segments);
+      out.norm[length_of(gram) - 1] += weight * weight;
     }
+    for (double& norm : out.norm) norm = std::sqrt(norm);
     return out;
   }
 
  private:
-  std::map<Words, double> segments_with_;  // references that contain an n-gram
+  Counter counter_;
+  std::map<Gram, double> segments_with_;  // references that contain an n-gram
   double log_segments_;
 };
 
@@ -163,16 +205,14 @@ double cider_similarity(const Weighted& hypothesis, const Weighted& reference) {
   constexpr double kSigma = 6;
   const double difference = hypothesis.bigrams - reference.bigrams;
   const double same_length = std::exp(-difference * difference / (2 * kSigma * kSigma));
+  std::array<double, 4> dot{};
+  each_common(hypothesis.weights, reference.weights, [&](size_t n, double own, double theirs) {
+    dot[n] += std::min(own, theirs) * theirs;
+  });
   double sum = 0;
   for (size_t n = 0; n < 4; ++n) {
-    double dot = 0;
-    for (const auto& [gram, weight] : hypothesis.weights[n]) {
-      const auto found = reference.weights[n].find(gram);
-      if (found != reference.weights[n].end())
-        dot += std::min(weight, found->second) * found->second;
-    }
     const double norms = hypothesis.norm[n] * reference.norm[n];
-    sum += (norms == 0 ? 0 : dot / norms) * same_length;
+    sum += (norms == 0 ? 0 : dot[n] / norms) * same_length;
   }
   return sum / 4;
 }
@@ -188,13 +228,33 @@ double mean(const std::vector<double>& values) {
 BleuScore bleu(const std::vector<Pair>& pairs) {
   BleuScore out;
   BleuCounts total;
+  Counter counter;
   for (const Pair& pair : pairs) {
     check_pair("bleu", pair);
-    const BleuCounts counts = bleu_counts(pair);
+    const BleuCounts counts =
+        bleu_counts(counter.ngrams(pair.hypothesis), References(counter, pair));
     out.segments.push_back(counts.score());
     total.add(counts);
   }
   out.corpus = total.score();
+  return out;
+}
+
+std::vector<double> bleu_4_of_constants(const std::vector<std::string>& candidates,
+                                        const std::vector<Pair>& pairs) {
+  Counter counter;
+  std::vector<References> references;
+  for (const Pair& pair : pairs) {
+    check_pair("bleu", pair);
+    references.emplace_back(counter, pair);
+  }
+  std::vector<double> out;
+  for (const std::string& candidate : candidates) {
+    const Counts counts = counter.ngrams(candidate);
+    BleuCounts total;
+    for (const References& of_pair : references) total.add(bleu_counts(counts, of_pair));
+    out.push_back(total.score()[3]);
+  }
   return out;
 }
 
@@ -210,7 +270,7 @@ Score rouge_l(const std::vector<Pair>& pairs) {
 
 Score cider_d(const std::vector<Pair>& pairs) {
   for (const Pair& pair : pairs) check_pair("cider_d", pair);
-  const CiderWeights weights(pairs);
+  CiderWeights weights(pairs);
   Score out;
   for (const Pair& pair : pairs) {
     const Weighted hypothesis = weights.of(pair.hypothesis);

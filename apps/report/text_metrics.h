@@ -31,6 +31,9 @@ struct Score {
 // B_n = (prod over k <= n of matched k-grams / k-grams)^(1/n), times exp(1 - r/h) when the
 // hypotheses, h words in all, are shorter than the references nearest in length, r words.
 BleuScore bleu(const std::vector<Pair>& pairs);
+// BLEU-4 of each candidate, were it the hypothesis of every pair.
+std::vector<double> bleu_4_of_constants(const std::vector<std::string>& candidates,
+                                        const std::vector<Pair>& pairs);
 
 // F = (1 + b²) P R / (R + b² P) of the longest common subsequence, b = 1.2, P and R being the best
 // over the references; the mean over segments.

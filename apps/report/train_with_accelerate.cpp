@@ -140,7 +140,8 @@ class Run {
     for (const std::string& word : tokenizer_->words()) state_.vocabulary += word + "\n";
     PINION_REQUIRE(data, train_.size() > 0, o.ann_path, ": expected studies to train on, got none");
     check_monitor_metric();
-    state_.best = o.monitor_mode == "max" ? -INFINITY : INFINITY;
+    forget_best();
+    accelerator_.on_main_process([&] { make_dirs(o.record_dir); });  // rather now than at the end
   }
 
   int train() {
@@ -148,6 +149,9 @@ class Run {
     TransformerOptions transformer = o_.transformer;
     transformer.vocabulary = tokenizer_->vocabulary();
     ReportModel model(o_.visual_extractor, set_->views(), transformer);
+    const int64_t width = model.visual_extractor.width();
+    PINION_REQUIRE(usage, o_.d_vf.value_or(width) == width, "--d_vf: expected the width of ",
+                   o_.visual_extractor, ", ", width, ", got ", *o_.d_vf);
     if (!o_.pretrained_weights.empty())
       load_pretrained(model.visual_extractor, o_.pretrained_weights);
     model.to(accelerator_.device());
@@ -171,6 +175,7 @@ class Run {
     if (o_.resume) {
       accelerator_.load_state(o_.resume_from);
       take_sums();
+      if (!exists(best_weights())) forget_best();  // the run goes on in another folder
     }
     const accel::SignalGuard signals;
     if (o_.profile) profile_.reset(new accel::Profile(accelerator_.profile()));
@@ -260,6 +265,11 @@ class Run {
     (void)known.of(o_.monitor_metric);
   }
   std::string best_dir() const { return o_.save_dir + "/model_best"; }
+  std::string best_weights() const { return best_dir() + "/model.safetensors"; }
+  void forget_best() {
+    state_.best = o_.monitor_mode == "max" ? -INFINITY : INFINITY;
+    state_.best_epoch = state_.not_improved = 0;
+  }
 
   double train_epoch(int64_t epoch, const Net& net, const accel::AcceleratedOptimizer& optimizer,
                      const accel::AcceleratedScheduler& scheduler, const Loader& loader) {
@@ -323,7 +333,10 @@ class Run {
 
   // The best model on the test split, beside what needs no image at all.
   void finish(const Net& net, const Loader& test, const Examiner& examiner) {
-    nn::load_weights(*net, best_dir() + "/model.safetensors");
+    PINION_REQUIRE(usage, state_.best_epoch > 0,
+                   "--epochs, --max_steps: expected more than the checkpoint has, as there is no ",
+                   best_weights(), ", got nothing left to train");
+    nn::load_weights(*net, best_weights());
     const Examiner::Result result = examiner.examine(test, train_, o_.ann_path);
     accelerator_.print(fmt::format("\nBest: epoch {}, val {} {:.4f}. Test:\n{}{}",
                                    state_.best_epoch, o_.monitor_metric, state_.best,
@@ -335,8 +348,8 @@ class Run {
     accelerator_.end_training();
     const auto whole = accelerator_.summon_full_params();
     accelerator_.on_main_process([&] {
-      record(result.controls.table.front().second);
       write_page(result, *net);
+      record(result.controls.table.front().second);
     });
     accelerator_.print(fmt::format(
         "\nSaved {0}/model_best/model.safetensors; look at {0}/report.html", o_.save_dir));
@@ -391,23 +404,23 @@ class Run {
                        attention_of(model.encoder_decoder, model.visual_extractor(films), ids));
   }
 
+  // A row of the file that all runs on a data set share: the columns are always the same.
   void record(const Figures& figures) const {
-    make_dirs(o_.record_dir);
-    accel::CsvTracker csv(o_.record_dir + "/" + o_.dataset_name + ".csv",
-                          accel::TrackerStart::continued);
+    constexpr std::pair<const char*, const char*> kColumns[] = {
+        {"test_BLEU_1", "BLEU_1"}, {"test_BLEU_2", "BLEU_2"},   {"test_BLEU_3", "BLEU_3"},
+        {"test_BLEU_4", "BLEU_4"}, {"test_ROUGE_L", "ROUGE_L"}, {"test_METEOR_es", "METEOR_es"},
+        {"test_CIDEr", "CIDEr"},   {"test_unique", "unique"},   {"test_F1", "F1"},
+        {"test_exact", "exact"}};
     const auto now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
     std::vector<accel::Field> row = {{"time", static_cast<int64_t>(now)},
                                      {"seed", static_cast<int64_t>(o_.seed)},
                                      {"best_model_from", "val"},
                                      {"epoch", state_.best_epoch}};
-    std::vector<std::string> names;
-    names.reserve(figures.values.size());  // fields refer to them
-    for (const auto& [name, value] : figures.values) {
-      if (name == "METEOR_ess") continue;  // the columns are the same without WordNet
-      names.push_back("test_" + name);
-      row.push_back({names.back(), value});
-    }
-    csv.log(row);
+    for (const auto& [column, name] : kColumns)
+      row.push_back({column, figures.has(name) ? figures.of(name) : std::nan("")});
+    accel::CsvTracker(o_.record_dir + "/" + o_.dataset_name + ".csv",
+                      accel::TrackerStart::continued)
+        .log(row);
   }
 
   static constexpr int64_t kNoLimit = int64_t{1} << 20;

@@ -187,6 +187,10 @@ TEST(Tracker, GoesBackToWhereACheckpointLeftIt) {
     tracker.log({{"i", 0}});
     EXPECT_EQ(contents(path), contents(path + "2").substr(0, contents(path).size()));
     EXPECT_FALSE(contents(path).empty());
+    auto elsewhere = make(path + "3");  // the run goes on in another folder: nothing to go back in
+    elsewhere.go_back(1000);
+    elsewhere.log({{"i", 0}});
+    EXPECT_EQ(contents(path + "3"), contents(path));
   };
   check("a.jsonl", [](const std::string& p) { return JsonlTracker(p, TrackerStart::continued); });
   check("a.csv", [](const std::string& p) { return CsvTracker(p, TrackerStart::continued); });

@@ -42,6 +42,7 @@ TEST(Image, ResizesAsPillowDoes) {
       {512, 420, 1, 224, 224, 0x62d36f951ef242a7u}, {512, 420, 3, 224, 224, 0x702babb4e0d1121bu},
       {64, 64, 1, 224, 224, 0x50a524a75aa4101au},   {64, 64, 3, 224, 224, 0xd1d4114e2deddcb2u},
       {37, 53, 1, 53, 11, 0x8f63d20f567c05f8u},     {37, 53, 3, 53, 11, 0x4d95e7d257608933u},
+      {301, 290, 1, 17, 13, 0x1ff61508bd541145u},   {301, 290, 3, 17, 13, 0xa375937701b5f0ffu},
   };
   for (const Case& c : kCases) {
     const Image out = resize(noise_image(c.height, c.width, c.channels), c.to_height, c.to_width);

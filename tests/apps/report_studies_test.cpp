@@ -243,6 +243,25 @@ TEST(Evaluation, SetsWrittenReportsBesideThoseThatDoNotLook) {
   EXPECT_EQ(constant.of("unique"), 1);
   EXPECT_NE(std::find(reports.begin(), reports.end(), controls.constant_report), reports.end());
   EXPECT_THROW(perfect.of("METEOR"), Error);
+
+  // Each finding on its own: one heart said wrongly is the only one of its kind.
+  size_t large = 0;
+  while (findings_in(pairs[large].references[0])[Attribute::heart] != kHeartMarked) ++large;
+  Findings wrong = findings_in(pairs[large].references[0]);
+  wrong[Attribute::heart] = kHeartMild;
+  pairs[large].hypothesis = report_of(wrong);
+  const auto rows = by_finding(controls_of(pairs, "no device .", reports).table);
+  ASSERT_EQ(rows.size(), 1 + kAlwaysSaid);
+  EXPECT_THAT(rows[0], ElementsAre("finding", "precision", "recall", "F1", "F1, shuffled images",
+                                   "F1, blank images", "F1, best constant"));
+  const auto hearts = std::count_if(pairs.begin(), pairs.end(), [](const Pair& pair) {
+    return findings_in(pair.references[0])[Attribute::heart] != kHeartNormal;
+  });
+  const std::string share = std::to_string(1 - 1.0 / static_cast<double>(hearts)).substr(0, 4);
+  EXPECT_THAT(rows[1], ElementsAre("heart", HasSubstr(share), HasSubstr(share), HasSubstr(share),
+                                   testing::Ne("1.000"), "0.000", testing::_));
+  EXPECT_EQ(rows[2][3], "1.000");
+  EXPECT_TRUE(by_finding({{"as written", figures_of({{"a b", {"a b c"}}})}}).empty());
   EXPECT_FALSE(figures_of({{"a b", {"a b c"}}}).has("F1"));
 }
 

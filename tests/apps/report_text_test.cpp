@@ -191,6 +191,18 @@ TEST(TextMetrics, TakeTheNearestReferenceAndTheBestOverlap) {
   EXPECT_EQ(rouge_l(pairs).corpus, 1);
 }
 
+TEST(TextMetrics, ScoreEachConstantAsBleuScoresItsPairs) {
+  const std::vector<std::string> candidates = {"a b c d e", "a b c a b c d", "", "x y"};
+  std::vector<Pair> pairs = {{"", {"a b c d f", "b c d e"}}, {"", {"a b c d e f g"}}, {"", {"a"}}};
+  const std::vector<double> scores = bleu_4_of_constants(candidates, pairs);
+  ASSERT_EQ(scores.size(), candidates.size());
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    for (Pair& pair : pairs) pair.hypothesis = candidates[i];
+    EXPECT_EQ(scores[i], bleu(pairs).corpus[3]) << candidates[i];
+  }
+  EXPECT_GT(scores[0], scores[1]);
+}
+
 TEST(TextMetrics, GiveNothingForAnEmptyText) {
   const std::vector<Pair> pairs = {{"", {"a b c d"}}};
   for (const double score : bleu(pairs).corpus) EXPECT_NEAR(score, 0, 1e-12);

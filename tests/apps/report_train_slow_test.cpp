@@ -18,7 +18,9 @@ namespace {
 using testing::HasSubstr;
 
 TEST_F(ReportPrograms, TrainsOnOneRankAndOnTwo) {
-  const Result plain = train("plain", {"--epochs=2", "--batch_size=8"});
+  // Words drawn by chance, so that eval must know every setting to write the same.
+  const Result plain = train("plain", {"--epochs=2", "--batch_size=8", "--sample_method=top20",
+                                       "--temperature=2", "--suppress_UNK=true"});
   ASSERT_EQ(plain.code, 0) << plain.err;
   EXPECT_THAT(plain.out, HasSubstr("24 studies to train on, 8 and 8 to test"));
   EXPECT_THAT(plain.out, HasSubstr("shuffled images"));
@@ -145,7 +147,39 @@ TEST_F(ReportPrograms, ResumesAsIfItHadNotStopped) {
   EXPECT_EQ(text("whole/model_best/model.safetensors"), text("parts/model_best/model.safetensors"));
 }
 
+// What was best so far lies in the folder of before: of this one's epochs the best counts.
+TEST_F(ReportPrograms, ResumesInAnotherFolder) {
+  ASSERT_EQ(train("before", {"--epochs=2"}).code, 0);
+  const std::string checkpoint = "--resume=" + dir_ / "before/checkpoints";
+  const Result nothing_left = train("after", {"--epochs=2", checkpoint});
+  EXPECT_EQ(nothing_left.code, 64);
+  EXPECT_THAT(nothing_left.err, HasSubstr("after/model_best/model.safetensors, got nothing left"));
+  // Rates at which it can only become worse.
+  const Result after = train("after", {"--epochs=3", checkpoint, "--lr_ve=9", "--lr_ed=9"});
+  ASSERT_EQ(after.code, 0) << after.err;
+  EXPECT_THAT(after.out, HasSubstr("Best: epoch 3"));
+  EXPECT_EQ(losses("after").size(), 1U);
+  EXPECT_TRUE(exists(dir_ / "after/report.html"));
+}
+
+// Findings are scored where the reports are of the synthetic set only; all runs share a file.
+TEST_F(ReportPrograms, RecordsOfAllSetsHaveTheSameColumns) {
+  ASSERT_EQ(train("with", {"--epochs=1"}).code, 0);
+  std::string annotation = text("cxr/annotation.json");
+  for (size_t at = 0; (at = annotation.find("heart", at)) != std::string::npos; ++at)
+    annotation.replace(at, 5, "liver");
+  write_file_atomic(dir_ / "cxr/annotation.json", annotation);
+  const Result without = train("without", {"--epochs=1"});
+  ASSERT_EQ(without.code, 0) << without.err;
+  EXPECT_THAT(without.out, testing::Not(HasSubstr("F1")));
+  const std::string records = text("records/iu_xray.csv");
+  EXPECT_EQ(std::count(records.begin(), records.end(), '\n'), 3);
+  EXPECT_THAT(records, HasSubstr("test_F1,test_exact\n"));
+  EXPECT_TRUE(records.ends_with(",nan,nan\n")) << records;
+}
+
 TEST_F(ReportPrograms, BadInputIsNamed) {
+  write_file_atomic(dir_ / "file", "");
   struct Case {
     std::vector<std::string> flags;
     int code;
@@ -159,6 +193,12 @@ TEST_F(ReportPrograms, BadInputIsNamed) {
              64,
              "expected one of BLEU_1, BLEU_2, BLEU_3, BLEU_4, ROUGE_L"},
         Case{{"--n_gpu=2"}, 64, "--n_gpu"},
+        Case{{"--epochs=0"}, 64, "--epochs: expected a number above 0, got 0"},
+        Case{{"--seed=-1"}, 64, "--seed: expected a number of at least 0, got -1"},
+        Case{{"--d_vf=2048"}, 64, "--d_vf: expected the width of nano, 48, got 2048"},
+        Case{{"--rm_num_heads=3"}, 64, "--rm_num_heads: expected a divisor of the width 64, got 3"},
+        Case{{"--record_dir=" + dir_ / "file"}, 74, "file"},
+        Case{{"--pretrained_weights=/none"}, 66, "/none"},
         Case{{"--length_penalty=x", "--sample_method=beam_search"}, 64, "--length_penalty"},
         Case{{"--sample_method=best"}, 64, "--sample_method"}}) {
     const Result result = train("bad", c.flags);
@@ -166,6 +206,10 @@ TEST_F(ReportPrograms, BadInputIsNamed) {
     EXPECT_THAT(result.err, HasSubstr(c.text));
     EXPECT_EQ(result.out.find("Epoch"), std::string::npos) << c.text;  // before training starts
   }
+  const Result untrained =
+      train("good", {"--epochs=1", "--pretrained_weights=/none", "--adam_betas", "0.9", "0.98",
+                     "--visual_extractor_pretrained=False"});
+  EXPECT_EQ(untrained.code, 0) << untrained.err;
   const std::string film = "cxr/images/train00005/1.png", whole = text(film);
   write_file_atomic(dir_ / film, whole.substr(0, whole.size() / 2));
   const Result corrupt = train("bad", {"--epochs=1"});
