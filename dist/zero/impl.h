@@ -114,6 +114,9 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
   void close_gradients();
   void share_reached();
 
+  // step.cpp
+  void update_chunk(Segment& s, const optim::Arena::Range& chunk, const Update& update);
+
   // units.cpp
   void start_gather(Unit& unit);
   void gather(int unit);

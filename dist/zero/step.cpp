@@ -16,7 +16,8 @@ using optim::Arena;
 
 namespace {
 
-constexpr int64_t kChunk = 16 << 10;  // bytes of the sums: with all that goes with them in L2
+constexpr int64_t kChunk = 32 << 10;  // bytes of the sums: with all that goes with them in L2
+constexpr int64_t kChunks = 8;        // that a thread takes at a time
 
 }  // namespace
 
@@ -33,30 +34,37 @@ void Zero::Impl::before_step() {
 
 void Zero::Impl::update_range(Arena& arena, const Arena::Range& range, const Update& update) {
   if (!fused_) return update(range, {});
-  Segment& s = *std::find_if(segments_.begin(), segments_.end(), [&](const Segment& segment) {
+  const auto s = std::find_if(segments_.begin(), segments_.end(), [&](const Segment& segment) {
     return segment.arena == &arena && segment.part == range.part;
   });
-  const DType dtype = arena.dtype();
-  const int64_t element = size_of(dtype);
-  const int64_t begin_of_segment = piece_of(s).begin - group_.rank() * (s.size / group_.size());
   const CpuContext& context = cpu_context();
-  kernels::for_chunks(
-      context, range.end - range.begin, kChunk / element, [&](int64_t from, int64_t to, int64_t) {
-        const CpuContextGuard one_thread(1, context.isa);
-        Arena::Range chunk = range;
-        chunk.begin = range.begin + from, chunk.end = range.begin + to;
-        const int64_t at = (chunk.begin - begin_of_segment) * element;
-        alignas(64) std::byte sums[kChunk];
-        std::vector<const void*> in;
-        for (const std::byte* grads : s.all_grads) in.push_back(grads + at);
-        void* const out = sums;
-        dist::reduce(options_.reduce, dtype, in, {&out, 1}, to - from);
-        update(chunk, {sums, {to - from}, dtype});
-        const std::byte* mine = s.all_params[static_cast<size_t>(group_.rank())] + at;
-        for (std::byte* params : s.all_params)
-          if (params + at != mine)
-            std::memcpy(params + at, mine, static_cast<size_t>((to - from) * element));
-      });
+  const int64_t step = kChunk / size_of(arena.dtype());
+  const auto walk = [&](int64_t from, int64_t to, int64_t) {
+    const CpuContextGuard one_thread(1, context.isa);
+    Arena::Range chunk = range;
+    for (int64_t at = from; at < to; at += step) {
+      chunk.begin = range.begin + at, chunk.end = range.begin + std::min(at + step, to);
+      update_chunk(*s, chunk, update);
+    }
+  };
+  kernels::for_chunks(context, range.end - range.begin, kChunks * step, walk);
+}
+
+void Zero::Impl::update_chunk(Segment& s, const Arena::Range& chunk, const Update& update) {
+  const DType dtype = s.arena->dtype();
+  const Arena::Part& piece = piece_of(s);
+  const int64_t count = chunk.end - chunk.begin, before = group_.rank() * (piece.end - piece.begin);
+  const int64_t at = (before + chunk.begin - piece.begin) * size_of(dtype);
+  alignas(64) std::byte sums[kChunk];
+  std::vector<const void*> in;
+  for (const std::byte* grads : s.all_grads) in.push_back(grads + at);
+  void* const out = sums;
+  dist::reduce(options_.reduce, dtype, in, {&out, 1}, count);
+  update(chunk, {sums, {count}, dtype});
+  const auto me = static_cast<size_t>(group_.rank()),
+             bytes = static_cast<size_t>(count * size_of(dtype));
+  for (size_t r = 0; r < s.all_params.size(); ++r)
+    if (r != me) std::memcpy(s.all_params[r] + at, s.all_params[me] + at, bytes);
 }
 
 void Zero::Impl::after_step() {
