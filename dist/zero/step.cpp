@@ -21,15 +21,13 @@ constexpr int64_t kChunks = 8;        // that a thread takes at a time
 
 }  // namespace
 
-// All ranks decide alike: who asked for the reduced gradients did so on every rank.
+// All ranks decide alike: whoever asked for sums before this step did so on every rank.
 void Zero::Impl::before_step() {
   PINION_CHECK(!whole_, "ZeRO: expected no step while Zero::Whole lives");
-  fused_ =
-      reaches_ && sums_ != Sums::complete &&
-      std::none_of(segments_.begin(), segments_.end(), [](const Segment& s) { return s.summed; });
+  fused_ = reaches_ && std::none_of(segments_.begin(), segments_.end(),
+                                    [](const Segment& s) { return s.summed; });
   if (!fused_) return finish_gradients();
-  // Its last call is a meeting: from here on nobody reads parameters or writes gradients.
-  close_gradients();
+  close_gradients();  // ends in a meeting: nobody reads parameters or writes gradients any more
 }
 
 void Zero::Impl::update_range(Arena& arena, const Arena::Range& range, const Update& update) {

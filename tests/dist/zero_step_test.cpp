@@ -201,6 +201,7 @@ TEST_P(ZeroStep, ARankThatDoesOtherwiseIsNamed) {
       {"broadcast(f32, 1, root 0)", [](Trained&, Trained&) {}}};
   for (const Case& c : cases)
     run_ranks(GetParam(), 2, [&](ProcessGroup& group) {
+      group.set_timeout(std::chrono::seconds(20));
       Trained net(group, kOptimizers[0]), other(group, kOptimizers[0], 1000);
       net.backward(0, group.rank());
       std::string text;
