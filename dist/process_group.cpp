@@ -49,6 +49,8 @@ Tensor ProcessGroup::symmetric(const Shape& shape, DType dtype, Device device) {
   return Tensor::zeros(shape, dtype, device);
 }
 
+std::vector<std::byte*> ProcessGroup::reach(const Tensor&) { return {}; }
+
 std::string ProcessGroup::recent_calls() const { return {}; }
 
 Work ProcessGroup::submit(Call call) {
@@ -116,6 +118,6 @@ Work ProcessGroup::receive(const Tensor& x, int peer) {
   return submit(call_of(Operation::receive, x, x, peer));
 }
 
-Work ProcessGroup::barrier() { return submit({}); }
+Work ProcessGroup::barrier(int64_t of) { return submit({.count = of}); }
 
 }  // namespace pinion::dist

@@ -9,10 +9,12 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "pinion/runtime/tensor.h"
 
@@ -91,12 +93,16 @@ class ProcessGroup {
   Work broadcast(const Tensor& x, int root);  // in place
   Work send(const Tensor& x, int peer);
   Work receive(const Tensor& x, int peer);
-  Work barrier();
+  Work barrier(int64_t of = 0);  // ranks that meet with different numbers are out of step: desync
 
   // Memory that every rank of the group allocates together, in the same order, and that all of them
   // can reach: reductions of tensors that lie in it copy nothing. Zeros at first. An ordinary
   // tensor where the backend has nothing better.
   virtual Tensor symmetric(const Shape& shape, DType dtype, Device device);
+  // Where everyone's x lies in this process's addresses, by rank; nowhere (empty) on all ranks if
+  // one cannot be reached. All call it together, for symmetric x that the ranks then keep. Between
+  // two meetings, such as barriers, a byte that one rank writes must be no other's business.
+  virtual std::vector<std::byte*> reach(const Tensor& x);
 
   // How long an operation may wait for others; 10 minutes unless set.
   void set_timeout(std::chrono::milliseconds timeout) { timeout_ = timeout; }

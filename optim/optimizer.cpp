@@ -125,11 +125,22 @@ Optimizer::Views Optimizer::views_of(Group& group, Arena& arena, const Arena::Ra
   return views;
 }
 
+void Optimizer::update_range(size_t group, Arena& arena, const Arena::Range& range, const View& low,
+                             double grad_scale) {
+  const auto take = [&](const Arena::Range& r, const ConstView& gradients) {
+    Views views = views_of(groups_[group], arena, r, low);
+    if (gradients) views.dw = gradients;
+    update(group, arena.device(), views, r.steps, grad_scale);
+  };
+  if (sharding_) return sharding_->update_range(arena, range, take);
+  take(range, {});
+}
+
 void Optimizer::step(double grad_scale) {
   PINION_CHECK(std::isfinite(grad_scale), name_, ": expected a finite grad_scale, got ",
                grad_scale);
   if (is_capturable()) return capturable_step(grad_scale);
-  finish_gradients();
+  if (sharding_) sharding_->before_step();
   check_pending();
   const double scale = grad_scale * pending_scale_;
   for (size_t g = 0; g < groups_.size(); ++g) {
@@ -137,8 +148,7 @@ void Optimizer::step(double grad_scale) {
       const std::span<const Arena::Range> ranges = arena.ranges();
       if (!ranges.empty()) {
         const View low = arena.begin_update();
-        for (const Arena::Range& range : ranges)
-          update(g, arena.device(), views_of(groups_[g], arena, range, low), range.steps, scale);
+        for (const Arena::Range& range : ranges) update_range(g, arena, range, low, scale);
         arena.end_update();
       }
       arena.count_step();

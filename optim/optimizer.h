@@ -33,8 +33,14 @@ class Sharding {
   virtual ~Sharding() = default;
   virtual void finish_gradients() = 0;  // before gradients are read: those of the parts are final
   virtual GradStats measure() = 0;      // of the gradients of all processes
-  virtual void after_step() = 0;        // the parts have new values
   virtual void zero_grad() = 0;
+
+  // A step, which need not ask for finish_gradients(): update_range() calls `update` for a range,
+  // or on any thread for pieces of it, with the final gradients, or with none if the arena's are.
+  using Update = std::function<void(const Arena::Range& range, const ConstView& gradients)>;
+  virtual void before_step() = 0;
+  virtual void update_range(Arena& arena, const Arena::Range& range, const Update& update) = 0;
+  virtual void after_step() = 0;  // the parts have new values
 };
 
 class Optimizer {
@@ -141,6 +147,8 @@ class Optimizer {
   void take_state(const std::vector<StateSlice>& live, const std::vector<nn::NamedTensor>& slices);
   GradStats measure();
   Views views_of(Group& group, Arena& arena, const Arena::Range& range, const View& low);
+  void update_range(size_t group, Arena& arena, const Arena::Range& range, const View& low,
+                    double grad_scale);
   void capturable_step(double grad_scale);
   void write_lr(size_t group);
   std::vector<kernels::StepControl> control_numbers() const;  // waits for the device

@@ -33,11 +33,12 @@ Traffic traffic_of(const Cell& cell, Scheme scheme, int devices) {
 
 double state_bytes(const Cell& cell, Scheme scheme, int devices) {
   const double psi = parameters(cell), n = devices;
+  const auto layer = static_cast<double>(largest_layer(cell));
   switch (scheme) {
     case Scheme::ddp_bf16: return 18 * psi;
     case Scheme::zero1: return 8 * psi + 8 * psi / n;
-    case Scheme::zero2: return 4 * psi + 12 * psi / n;
-    case Scheme::zero3: return 16 * psi / n;
+    case Scheme::zero2: return 4 * psi + 12 * psi / n + 4 * layer;
+    case Scheme::zero3: return 16 * psi / n + 8 * layer;
     default: return 16 * psi;
   }
 }

@@ -19,8 +19,9 @@ struct Traffic {
 Traffic traffic_of(const Cell& cell, Scheme scheme, int devices);
 
 // Bytes of parameters, gradients and Adam's state on device 0: 16 Psi; with bf16 gradients 2 Psi
-// more to send from; ZeRO 8 Psi + 8 Psi / N, 4 Psi + 12 Psi / N and 16 Psi / N, without what is
-// gathered or under way for a moment.
+// more to send from; ZeRO 8 Psi + 8 Psi / N, 4 Psi + 12 Psi / N and 16 Psi / N. While the largest
+// layer, of L parameters, is differentiated, its gradients are there as well at stage 2, and its
+// parameters too at stage 3: 4 L and 8 L.
 double state_bytes(const Cell& cell, Scheme scheme, int devices);
 
 // Constants of the model, all measured: a step's parts on one device with its share of the batch;

@@ -2,7 +2,9 @@
 // The cells' sizes, and the one model that all of them are made of.
 #include "pinion/bench/dp_vs_ddp/cells.h"
 
+#include <algorithm>
 #include <atomic>
+#include <numeric>
 
 #include "pinion/bench/dp_vs_ddp/machine.h"
 #include "pinion/kernels/kernels.h"
@@ -25,6 +27,15 @@ void count_samples(const Tensor& ids) {
   const auto* id = static_cast<const int64_t*>(ids.view().data);
   for (int64_t i = 0; i < ids.numel(); ++i) sum += hash_of(static_cast<uint64_t>(id[i]));
   seen.fetch_add(sum, std::memory_order_relaxed);
+}
+
+// In the order of Net::units().
+std::vector<int64_t> unit_parameters(const Cell& cell) {
+  const int64_t w = cell.widths[0];
+  std::vector<int64_t> out(static_cast<size_t>(cell.blocks), 4 * w + 4 * w * w + 8 * w * w + 5 * w);
+  for (size_t i = 1; i < cell.widths.size(); ++i)
+    out.push_back((cell.widths[i - 1] + 1) * cell.widths[i]);
+  return out;
 }
 
 }  // namespace
@@ -63,11 +74,13 @@ const Cell& cell_named(const std::string& name) {
 int64_t classes_of(const Cell& cell) { return cell.widths.back(); }
 
 int64_t parameter_count(const Cell& cell) {
-  const int64_t w = cell.widths[0];
-  int64_t count = cell.blocks * (4 * w + 4 * w * w + 8 * w * w + 5 * w);
-  for (size_t i = 1; i < cell.widths.size(); ++i)
-    count += (cell.widths[i - 1] + 1) * cell.widths[i];
-  return count;
+  const std::vector<int64_t> counts = unit_parameters(cell);
+  return std::accumulate(counts.begin(), counts.end(), int64_t{0});
+}
+
+int64_t largest_layer(const Cell& cell) {
+  const std::vector<int64_t> counts = unit_parameters(cell);
+  return *std::max_element(counts.begin(), counts.end());
 }
 
 Block::Block(int64_t width, int64_t heads)

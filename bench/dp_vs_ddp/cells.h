@@ -24,6 +24,7 @@ struct Cell {
 std::span<const Cell> cells();
 const Cell& cell_named(const std::string& name);  // throws Error (usage) that lists the names
 int64_t parameter_count(const Cell& cell);
+int64_t largest_layer(const Cell& cell);  // parameters of the largest of Net::units()
 int64_t classes_of(const Cell& cell);
 
 // How a unit of the model is run: ZeRO 3 gathers it first.

@@ -54,7 +54,7 @@ void BoardGroup::show(Collective& c) {
   const Operation operation = c.call.operation;
   const bool blocks = operation == Operation::reduce_scatter || operation == Operation::all_to_all;
   c.blocks = blocks ? size_ : 1;
-  c.block = c.call.count / c.blocks;
+  c.block = operation == Operation::barrier ? 0 : c.call.count / c.blocks;
   const bool small = c.bytes() <= kOneShot;
   c.shared = operation == Operation::all_reduce && !small;
   const int64_t at =

@@ -81,6 +81,19 @@ int64_t BoardGroup::where(const void* data) const {
   return offset >= 0 && offset < extent_ ? offset : Board::kPrivate;
 }
 
+std::vector<std::byte*> BoardGroup::reach(const Tensor& x) {
+  const bool here = x.device() == Device{};
+  const Tensor places({size_}, DType::i64);
+  all_gather(places, Tensor::of<int64_t>({here ? where(x.view().data) : Board::kPrivate}, {1}))
+      .wait();
+  std::vector<std::byte*> out;
+  for (const int64_t at : places.values<int64_t>()) {
+    if (at == Board::kPrivate) return {};
+    out.push_back(base_ + at);
+  }
+  return out;
+}
+
 Work BoardGroup::start(Call call) {
   if (!broken_ && board_.broken()) break_with(board_.error());
   const bool message = is_message(call.operation);

@@ -24,6 +24,7 @@ class BoardGroup : public ProcessGroup {
 
   void abort(std::string_view reason) noexcept override;
   std::string recent_calls() const override;
+  std::vector<std::byte*> reach(const Tensor& x) override;
   // Waits for all that is under way.
   void finish();
   // Throws what wait() would when the group is broken or a rank has died: for those who wait for

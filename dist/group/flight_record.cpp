@@ -17,7 +17,8 @@ CallHeader header_of(const Call& call) {
 std::string describe(const CallHeader& call) {
   std::string name = name_of(call.operation);
   switch (call.operation) {
-    case Operation::barrier: return name + "()";
+    case Operation::barrier:
+      return call.count == 0 ? name + "()" : cat({name, "(", call.count, ")"});
     case Operation::all_reduce:
     case Operation::reduce_scatter:
       return cat({name, "(", name_of(call.reduce), ", ", call.dtype, ", ", call.count, ")"});

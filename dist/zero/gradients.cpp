@@ -83,6 +83,11 @@ void Zero::Impl::launch(Segment& s) {
     for (size_t i = s.first; i < s.end; ++i)
       if (items_[i].hooked) drop_grad_slot(items_[i].param);  // of one that got no gradient
   }
+  s.launched = true;
+  if (!reaches_) reduce(s);  // else the step may do it by itself
+}
+
+void Zero::Impl::reduce(Segment& s) {
   if (in_flight_) settle(*in_flight_);  // one at a time bounds the memory
   Tensor out = piece_of(s).grads;
   if (s.summed) {
@@ -90,7 +95,6 @@ void Zero::Impl::launch(Segment& s) {
     out = s.addend = Tensor::like(out);
   }
   s.reduction = group_.reduce_scatter(out, s.grads, options_.reduce);
-  s.launched = true;
   in_flight_ = &s;
   if (!works_by_itself() || s.reduction.done()) settle(s);
 }
@@ -140,6 +144,14 @@ void Zero::Impl::check_reached() const {
 }
 
 void Zero::Impl::reduce_all() {
+  close_gradients();
+  for (const size_t i : order_)
+    if (Segment& s = segments_[i]; s.launched && !s.summed) reduce(s);
+  sums_ = Sums::complete;
+}
+
+// No more gradients come: all segments are launched, and all ranks know what has gradients.
+void Zero::Impl::close_gradients() {
   advance(true);
   if (in_flight_) settle(*in_flight_);
   for (const Item& item : items_)
@@ -156,7 +168,6 @@ void Zero::Impl::reduce_all() {
   next_ = 0;
   last_unit_ = -1;
   for (Unit& unit : units_) unit.began = -1, unit.pending = 0;
-  sums_ = Sums::complete;
 }
 
 // A parameter is updated, and its step counted, everywhere if any rank has a gradient of it.
@@ -179,17 +190,6 @@ optim::GradStats Zero::Impl::measure() {
   numbers = numbers.to(segments_[0].arena->device());
   group_.all_reduce(numbers).wait();
   return sum.total(numbers.values<double>());
-}
-
-void Zero::Impl::after_step() {
-  PINION_CHECK(!whole_, "ZeRO: expected no step while Zero::Whole lives");
-  std::vector<Work> works;
-  for (Segment& s : segments_)
-    if (s.unit < 0 && s.expected > 0)
-      works.push_back(group_.all_gather(s.params, piece_of(s).params));
-  for (Work& work : works) work.wait();
-  release_all();  // they are out of date
-  sums_ = Sums::spent;
 }
 
 void Zero::Impl::zero_grad() {

@@ -28,8 +28,13 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
   void keep_sums();
   void finish_gradients() override;
   optim::GradStats measure() override;
-  void after_step() override;
   void zero_grad() override;
+
+  // step.cpp
+  void before_step() override;
+  void update_range(optim::Arena& arena, const optim::Arena::Range& range,
+                    const Update& update) override;
+  void after_step() override;
 
   // units.cpp
   Tensor run(nn::Module& unit, const std::function<Tensor()>& f);
@@ -65,7 +70,8 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
     Tensor grads;   // [size], undefined where there are none
     Tensor addend;  // [piece], what is added to the piece after the reduction
     Work reduction, gathering;
-    bool in_place = true;  // the parameters point into `params`
+    std::vector<std::byte*> all_params, all_grads;  // everyone's, where `reaches_`
+    bool in_place = true;                           // the parameters point into `params`
   };
   struct Unit {
     nn::Module* module;
@@ -83,6 +89,7 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
   void move_items(Segment& s, const ZeroLayout& layout, const ZeroLayout::Segment& plan);
   void order_launches(nn::Module& model);
   void hook();
+  void reach_others();
 
   optim::Arena::Part& piece_of(Segment& s) { return s.arena->parts()[s.part]; }
   // Whether the group goes on while ranks compute. Memory that waits for it is lent for nothing.
@@ -100,10 +107,15 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
   void collect(Item& item, Segment& s);
   void advance(bool all);
   void launch(Segment& s);
+  void reduce(Segment& s);
   void settle(Segment& s);
   void check_reached() const;
   void reduce_all();
+  void close_gradients();
   void share_reached();
+
+  // step.cpp
+  void update_chunk(Segment& s, const optim::Arena::Range& chunk, const Update& update);
 
   // units.cpp
   void start_gather(Unit& unit);
@@ -125,6 +137,8 @@ class Zero::Impl final : public optim::Sharding, public std::enable_shared_from_
   size_t next_ = 0;            // in order_
   Segment* in_flight_ = nullptr;
   bool sync_ = true;
+  bool reaches_ = false;  // stage 1 on memory that every rank reaches: the step can reduce
+  bool fused_ = false;    // this step does
   // What the pieces hold of the gradients of this step: perhaps not all, all, or what the step has
   // used. It follows from calls that all ranks make alike, not from what this rank's graph has met:
   // ranks that reduced for their own reasons would wait for others in vain.

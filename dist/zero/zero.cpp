@@ -57,6 +57,19 @@ void Zero::Impl::take_over(nn::Module& model) {
   }
   order_launches(model);
   hook();
+  reach_others();
+}
+
+// One rank has nothing to reduce.
+void Zero::Impl::reach_others() {
+  if (stage() > 1 || group_.size() == 1) return;
+  for (Segment& s : segments_) {
+    if (s.size == 0) continue;
+    s.all_params = group_.reach(s.params);
+    s.all_grads = group_.reach(s.grads);
+    if (s.all_params.empty() || s.all_grads.empty()) return;
+  }
+  reaches_ = true;
 }
 
 void Zero::Impl::broadcast(nn::Module& model) {

@@ -12,7 +12,9 @@
 // Layout: the parameters of each arena are cut into segments of about bucket_bytes (at stage 3 also
 // one for each unit), each padded so that every rank owns one piece of equal size of each segment.
 // A segment's gradients are reduced as soon as all of them are there, in an order that all ranks
-// share.
+// share. At stage 1 on `local` and `shm` the step does that itself, chunk by chunk, and gathers the
+// new weights as it goes (step.cpp), unless something asks for the gradients before: clipping,
+// GradScaler, synchronize().
 //
 // Bytes per rank for Psi f32 parameters, Adam, N ranks: stage 1 8 Psi + 8 Psi / N; stage 2 4 Psi +
 // 12 Psi / N and the gradients of the segments under way, which are one on `shm` and `local` and

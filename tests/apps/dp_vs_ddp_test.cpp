@@ -199,7 +199,9 @@ TEST(DpVsDdp, AlgebraOfBytes) {
   EXPECT_EQ(traffic_of(toy, Scheme::ddp, 4).busiest, 3 * g);
   EXPECT_EQ(traffic_of(toy, Scheme::ddp_bf16, 4).total, 3 * g);
   EXPECT_EQ(traffic_of(toy, Scheme::zero3, 4).total, 9 * g);
-  EXPECT_EQ(state_bytes(toy, Scheme::zero2, 4), 418 * 7.0);
+  EXPECT_EQ(state_bytes(toy, Scheme::zero1, 4), 418 * 10.0);
+  EXPECT_EQ(state_bytes(toy, Scheme::zero2, 4), 418 * 7.0 + 4 * 352);
+  EXPECT_EQ(state_bytes(toy, Scheme::zero3, 4), 418 * 4.0 + 8 * 352);
   // A link of 1 us a message and 1 GB/s: 2 (N-1) messages, and 2 (N-1)/N bytes a byte.
   Link link;
   link.reduce_small = 2e-6 + static_cast<double>(link.small_bytes) * 1e-9;
