@@ -3,6 +3,7 @@
 #include "pinion/apps/report/options.h"
 
 #include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
 
 #include "pinion/apps/common/flag_checks.h"
 #include "pinion/apps/common/program.h"
@@ -144,6 +145,40 @@ void add_run_flags(CLI::App& app, Options& o) {
 
 }  // namespace
 
+std::string Options::settings() const {
+  const TransformerOptions& t = transformer;
+  nlohmann::json out = {
+      {"dataset_name", dataset_name},
+      {"max_seq_length", max_seq_length},
+      {"threshold", threshold},
+      {"batch_size", batch_size},
+      {"hflip_prob", augmentation().hflip_prob},
+      {"visual_extractor", visual_extractor},
+      {"model", memory},
+      {"d_model", t.d_model},
+      {"d_ff", t.d_ff},
+      {"num_heads", t.heads},
+      {"num_layers", t.layers},
+      {"dropout", t.dropout},
+      {"drop_prob_lm", t.drop_prob_lm},
+      {"rm_num_slots", t.rm_slots},
+      {"rm_num_heads", t.rm_heads},
+      {"optim", optim},
+      {"lr_ve", lr_ve},
+      {"lr_ed", lr_ed},
+      {"weight_decay", weight_decay},
+      {"amsgrad", amsgrad},
+      {"lr_scheduler", lr_scheduler},
+      {"step_size", step_size},
+      {"gamma", gamma},
+      {"clip_value", clip_value},
+      {"sync_bn", sync_bn},
+      {"seed", seed},
+  };
+  if (lr_scheduler == "cosine") out["epochs"] = epochs;  // it falls until the last one
+  return out.dump();
+}
+
 std::optional<Options> parse_options(int argc, char** argv) {
   Options o;
   std::string preset = "r2gen", precision, resume;
@@ -172,6 +207,11 @@ std::optional<Options> parse_options(int argc, char** argv) {
                                         "go on from this checkpoint, or from the newest of "
                                         "--save_dir")
                              ->expected(0, 1);
+  app.add_option("--allow_config_change", o.allow_config_change,
+                 "settings in which --resume may differ from the checkpoint's run, by their names")
+      ->delimiter(',');
+  app.add_flag("--allow_world_size_change", o.allow_world_size_change,
+               "let --resume go on with another number of ranks");
   if (!apps::parse_command_line(app, argc, argv)) return std::nullopt;
 
   PINION_REQUIRE(usage, rm_d_model == 0 || rm_d_model == o.transformer.d_model,

@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "pinion/apps/report/decoding_flags.h"
 #include "pinion/apps/report/study_batches.h"
@@ -58,7 +59,12 @@ struct Options {
   int64_t early_stop = 50;
   bool profile = false;
   bool resume = false;
-  std::string resume_from;  // "": the newest checkpoint of save_dir
+  std::string resume_from;                       // "": the newest checkpoint of save_dir
+  std::vector<std::string> allow_config_change;  // names of settings(), or "*"
+  bool allow_world_size_change = false;
+
+  // JSON: what must be the same in a run that goes on, by the names of the flags.
+  std::string settings() const;
 
   bool nano() const { return visual_extractor == "nano"; }
   ImageForm image_form() const { return nano() ? ImageForm::nano() : ImageForm(); }

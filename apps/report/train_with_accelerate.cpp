@@ -75,7 +75,10 @@ accel::AcceleratorOptions accelerator_options(const Options& o) {
           .device = o.device,
           .project_dir = o.save_dir,
           .log_with = {accel::TrackerKind::jsonl},
-          .even_batches = false};
+          .even_batches = false,
+          .checkpoints = {.config = o.settings(),
+                          .allow_config_change = o.allow_config_change,
+                          .allow_world_size_change = o.allow_world_size_change}};
 }
 
 std::unique_ptr<optim::Optimizer> make_optimizer(const Options& o, ReportModel& model) {

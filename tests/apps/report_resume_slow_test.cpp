@@ -68,6 +68,13 @@ TEST_F(ReportResume, MaxStepsEndsARunThatLaterGoesOn) {
   ASSERT_EQ(first.code, 0) << first.err;
   EXPECT_THAT(first.out, HasSubstr("24 studies to train on, 3 and 3 to test"));
   EXPECT_THAT(first.out, testing::Not(HasSubstr("Epoch 2/2")));
+  const Result other = run(launched(2, command("parts", with({"--resume", "--gamma=0.5"}))));
+  EXPECT_EQ(other.code, 80);
+  EXPECT_THAT(other.err, HasSubstr("gamma: 0.1 there, 0.5 here"));
+  const Result allowed =
+      run(launched(2, command("parts", with({"--resume", "--gamma=0.5",
+                                             "--allow_config_change=gamma", "--max_steps=4"}))));
+  EXPECT_EQ(allowed.code, 0) << allowed.err;
   const Result rest = run(launched(2, command("parts", with({"--resume"}))));
   ASSERT_EQ(rest.code, 0) << rest.err;
   const auto whole = losses("whole"), parts = losses("parts");
