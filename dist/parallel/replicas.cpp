@@ -164,7 +164,6 @@ void Replicas::replicate(Replica& replica) const {
   for (size_t a = 0; a < replica.arenas.size(); ++a)
     replica.arenas[a].params().copy_(arenas_[a]->params());
   for (const size_t p : loose_) replica.params[p].copy_(main_->params[p]);
-  for (size_t b = 0; b < replica.buffers.size(); ++b) replica.buffers[b].copy_(main_->buffers[b]);
 }
 
 Replicas::Piece Replicas::piece_of(const Item& item, const Tensor& into, bool written,
