@@ -77,7 +77,8 @@ void check_config(const CheckpointReader& reader, const CheckpointOptions& optio
   }
   PINION_REQUIRE(checkpoint, count == 0, "checkpoint: the configuration of ",
                  pinion::quoted(reader.directory()), " differs in ", count,
-                 " values, none of them named by allow_config_change:", text);
+                 count == 1 ? " value" : " values",
+                 " that allow_config_change does not name:", text);
 }
 
 // So that the launcher knows that this start of the ranks has got on, if there is a launcher.

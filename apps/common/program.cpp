@@ -46,9 +46,21 @@ int write_all(int fd, std::string_view text) noexcept {
   return 0;
 }
 
+// Control characters escaped, but for the line breaks of lists: what follows those is indented, so
+// that no text out of a file passes for a message of ours.
+std::string lines_of(std::string_view text) {
+  constexpr std::string_view kBreak = "\n  ";
+  std::string out;
+  for (size_t at; (at = text.find(kBreak)) != std::string_view::npos;) {
+    out += escaped(text.substr(0, at)) + std::string(kBreak);
+    text.remove_prefix(at + kBreak.size());
+  }
+  return out + escaped(text);
+}
+
 int report(std::string_view name, std::string_view text, ErrorKind kind) noexcept {
   try {
-    write_all(STDERR_FILENO, std::string(name) + ": " + escaped(text) + "\n");
+    write_all(STDERR_FILENO, std::string(name) + ": " + lines_of(text) + "\n");
     accel::record_error(kind, text);
   } catch (...) {  // no memory even for the message
     write_all(STDERR_FILENO, "out of memory\n");

@@ -147,7 +147,7 @@ void add_run_flags(CLI::App& app, Options& o) {
 
 std::string Options::settings() const {
   const TransformerOptions& t = transformer;
-  nlohmann::json out = {
+  const nlohmann::json out = {
       {"dataset_name", dataset_name},
       {"max_seq_length", max_seq_length},
       {"threshold", threshold},
@@ -175,7 +175,6 @@ std::string Options::settings() const {
       {"sync_bn", sync_bn},
       {"seed", seed},
   };
-  if (lr_scheduler == "cosine") out["epochs"] = epochs;  // it falls until the last one
   return out.dump();
 }
 

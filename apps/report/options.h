@@ -63,7 +63,8 @@ struct Options {
   std::vector<std::string> allow_config_change;  // names of settings(), or "*"
   bool allow_world_size_change = false;
 
-  // JSON: what must be the same in a run that goes on, by the names of the flags.
+  // JSON: what must be the same in a run that goes on, by the names of the flags. How long it runs,
+  // and how it decodes, may change.
   std::string settings() const;
 
   bool nano() const { return visual_extractor == "nano"; }

@@ -70,7 +70,7 @@ TEST_F(ReportResume, MaxStepsEndsARunThatLaterGoesOn) {
   EXPECT_THAT(first.out, testing::Not(HasSubstr("Epoch 2/2")));
   const Result other = run(launched(2, command("parts", with({"--resume", "--gamma=0.5"}))));
   EXPECT_EQ(other.code, 80);
-  EXPECT_THAT(other.err, HasSubstr("gamma: 0.1 there, 0.5 here"));
+  EXPECT_THAT(other.err, HasSubstr("gamma: 0.1 there, 0.5 here\n"));
   const Result allowed =
       run(launched(2, command("parts", with({"--resume", "--gamma=0.5",
                                              "--allow_config_change=gamma", "--max_steps=4"}))));
