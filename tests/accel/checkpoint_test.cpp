@@ -381,7 +381,7 @@ TEST(Checkpoint, AnotherConfigurationIsRefusedWithTheDifference) {
               AllOf(HasSubstr("3 values"), HasSubstr("lr: 0.1 there, 0.2 here"),
                     HasSubstr("model/heads: 2 there, 4 here"),
                     HasSubstr("batch: nothing there, 3 here"), testing::Not(HasSubstr("width"))));
-  EXPECT_THAT(try_with(changed, {"lr", "batch"}).what(), HasSubstr("1 values"));
+  EXPECT_THAT(try_with(changed, {"lr", "batch"}).what(), HasSubstr("1 value that"));
   EXPECT_THAT(try_with(changed, {"lr", "batch", "model"}).what(), HasSubstr("no error was thrown"));
   EXPECT_THAT(try_with("{}", {"*"}).what(), HasSubstr("no error was thrown"));
   EXPECT_EQ(try_with("[1]", {}).kind(), ErrorKind::config);
