@@ -203,8 +203,8 @@ std::optional<Options> parse_options(int argc, char** argv) {
   Published published;
   published.add(app);
   CLI::Option* resumed = app.add_option("--resume", resume,
-                                        "go on from this checkpoint, or from the newest of "
-                                        "--save_dir")
+                                        "go on from this checkpoint or the newest of this run's "
+                                        "folder (default: of --save_dir)")
                              ->expected(0, 1);
   app.add_option("--allow_config_change", o.allow_config_change,
                  "settings in which --resume may differ from the checkpoint's run, by their names")

@@ -176,7 +176,8 @@ class Run {
     accelerator_.init_trackers(
         "", {}, o_.resume ? accel::TrackerStart::continued : accel::TrackerStart::replace);
     if (o_.resume) {
-      accelerator_.load_state(o_.resume_from);
+      const std::string &from = o_.resume_from, inside = from + "/checkpoints";
+      accelerator_.load_state(!from.empty() && exists(inside) ? inside : from);  // a run's folder
       take_sums();
       if (!exists(best_weights())) forget_best();  // the run goes on in another folder
     }

@@ -155,8 +155,8 @@ TEST_F(ReportPrograms, ResumesInAnotherFolder) {
   EXPECT_EQ(nothing_left.code, 64);
   EXPECT_THAT(nothing_left.err, HasSubstr("after/model_best/model.safetensors, got nothing left"));
   // Rates at which it can only become worse.
-  const Result after = train("after", {"--epochs=3", checkpoint, "--lr_ve=9", "--lr_ed=9",
-                                       "--allow_config_change=lr_ve,lr_ed"});
+  const Result after = train("after", {"--epochs=3", "--resume=" + dir_ / "before", "--lr_ve=9",
+                                       "--lr_ed=9", "--allow_config_change=lr_ve,lr_ed"});
   ASSERT_EQ(after.code, 0) << after.err;
   EXPECT_THAT(after.out, HasSubstr("Best: epoch 3"));
   EXPECT_EQ(losses("after").size(), 1U);
