@@ -43,6 +43,10 @@ void add_data_flags(CLI::App& app, Options& o) {
                  "how often a film to train on is mirrored (default: 0.5, of nano 0)")
       ->check(CLI::Range(0.0, 1.0));
   app.add_option("--batch_size", o.batch_size, "studies of each rank")->check(apps::positive());
+  app.add_option("--image_cache", o.image_cache_mib,
+                 "MiB of memory that each rank gives the films of each split once they were read, "
+                 "8 bits a value")
+      ->check(CLI::Range(0, 1 << 30));
   app.add_option("--max_eval_samples", o.max_eval_samples,
                  "only so many studies, the first, of the validation and of the test split")
       ->check(apps::positive());

@@ -21,6 +21,7 @@ struct Options {
   int64_t max_seq_length = 60, threshold = 3, num_workers = 2, batch_size = 16;
   std::string on_bad_sample = "error";  // or "skip"
   std::optional<int64_t> max_eval_samples;
+  int64_t image_cache_mib = 4096;  // of each split and rank
   // 0 where left and right matter, since the text is not mirrored. Default: .5, of nano 0.
   std::optional<double> hflip_prob;
 

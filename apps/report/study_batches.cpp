@@ -41,8 +41,9 @@ struct StudyBatches::State {
   std::array<std::array<float, 256>, 3> normalised;  // of each channel and 8-bit value
   std::vector<std::vector<int64_t>> ids;             // of each report, with both ends
 
-  std::mutex mutex;  // of the films
+  std::mutex mutex;  // of what follows
   std::vector<std::shared_ptr<const Image>> films;
+  int64_t room;  // bytes that more of them may take
 
   std::shared_ptr<const Image> film(int64_t study, int64_t view) {
     const auto at = static_cast<size_t>(study * set->views() + view);
@@ -60,8 +61,10 @@ struct StudyBatches::State {
       width = read.width * form.short_side / shorter;
     }
     auto film = std::make_shared<const Image>(resize(read, height, width));
+    const auto bytes = static_cast<int64_t>(film->pixels.size());
     const std::lock_guard lock(mutex);
-    return films[at] = std::move(film);
+    if (!films[at] && bytes <= room) films[at] = film, room -= bytes;
+    return film;
   }
 
   struct Part {
@@ -97,7 +100,8 @@ struct StudyBatches::State {
 
 StudyBatches::StudyBatches(std::shared_ptr<const StudySet> set, Split split,
                            std::shared_ptr<const Tokenizer> tokenizer, const ImageForm& form,
-                           int64_t max_length, std::optional<Augmentation> augmentation)
+                           int64_t max_length, std::optional<Augmentation> augmentation,
+                           int64_t cache_bytes)
     : state_(std::make_shared<State>()) {
   PINION_REQUIRE(usage, max_length >= 2, "--max_seq_length: expected at least 2, got ", max_length);
   state_->split = split;
@@ -105,6 +109,7 @@ StudyBatches::StudyBatches(std::shared_ptr<const StudySet> set, Split split,
                form.side, ", got ", form.short_side);
   state_->form = form;
   state_->augmentation = augmentation;
+  state_->room = cache_bytes;
   for (size_t c = 0; c < 3; ++c)
     for (size_t v = 0; v < 256; ++v)
       state_->normalised[c][v] =

@@ -49,13 +49,15 @@ Image in_form(const Image& film, const ImageForm& form);
 Tensor tensor_of(std::span<const Image> films, const ImageForm& form);
 
 // A data set in the sense of accel/data/data_set.h. Films are kept in memory once they were read
-// and resized, 8 bits a value. Without augmentation they are scaled to side x side, whatever their
-// form.
+// and resized, 8 bits a value, until cache_bytes are full: each is asked for as often as any other,
+// so those that came first stay. Without augmentation they are scaled to side x side, whatever
+// their form.
 class StudyBatches {
  public:
   StudyBatches(std::shared_ptr<const StudySet> set, Split split,
                std::shared_ptr<const Tokenizer> tokenizer, const ImageForm& form,
-               int64_t max_length, std::optional<Augmentation> augmentation = {});
+               int64_t max_length, std::optional<Augmentation> augmentation = {},
+               int64_t cache_bytes = int64_t{1} << 62);
 
   int64_t size() const;
   StudyBatch get(std::span<const int64_t> indices, int64_t epoch = 0) const;

@@ -248,7 +248,13 @@ class Run {
   StudyBatches batches(Split split) const {
     std::optional<Augmentation> augmentation;
     if (split == Split::train) augmentation = o_.augmentation();
-    return {set_, split, tokenizer_, o_.image_form(), o_.max_seq_length, augmentation};
+    return {set_,
+            split,
+            tokenizer_,
+            o_.image_form(),
+            o_.max_seq_length,
+            augmentation,
+            o_.image_cache_mib << 20};
   }
   accel::LoaderOptions loader_options(bool shuffle) const {
     return {.batch_size = o_.batch_size,

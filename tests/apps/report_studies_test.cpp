@@ -217,6 +217,24 @@ TEST_F(StudiesTest, StacksViewsAndShiftsWords) {
   for (size_t t = 0; t < steps; ++t) EXPECT_EQ(padding[t], t > 5) << t;
 }
 
+// Of 4 films of 4 bytes the first 2 stay: view 0 of both studies.
+TEST_F(StudiesTest, KeepsFilmsWhileThereIsRoom) {
+  const auto set = std::make_shared<const StudySet>(load(kGood));
+  const auto tokenizer = std::make_shared<const Tokenizer>(set->cleaned_reports(Split::train), 1);
+  const ImageForm form{2, 2, 1, {.5, .5, .5}, {.25, .25, .25}};
+  const StudyBatches batches(set, Split::train, tokenizer, form, 60, {}, 11);
+  const std::vector<int64_t> both = {0, 1};
+  for (const int value : {0, 255}) {
+    for (const char* film : {"a/0.png", "a/1.png"}) write_film(film, static_cast<uint8_t>(value));
+    const auto images = batches.get(both).images.values<float>();
+    ASSERT_EQ(images.size(), 16U);
+    EXPECT_EQ(images[0], -2);
+    EXPECT_EQ(images[7], -2);
+    EXPECT_EQ(images[8], value == 0 ? -2 : 2);
+    EXPECT_EQ(images[15], value == 0 ? -2 : 2);
+  }
+}
+
 TEST(Evaluation, SetsWrittenReportsBesideThoseThatDoNotLook) {
   std::vector<Pair> pairs;
   std::vector<std::string> reports;
