@@ -15,7 +15,7 @@ namespace {
 // Units of the drawing; the page scales it to the width there is.
 constexpr double kWidth = 560, kRow = 26, kBar = 16;
 constexpr double kLeft = 190, kRight = 68;  // room for names and values
-constexpr size_t kNameColumns = 26;
+constexpr size_t kNameColumns = 28;
 
 }  // namespace
 

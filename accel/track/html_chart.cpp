@@ -6,6 +6,8 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <utility>
+#include <vector>
 
 #include "pinion/accel/track/html_report.h"
 #include "pinion/accel/track/text.h"
@@ -226,8 +228,17 @@ class Plot {
         "stroke-width=\"2\"/>\n",
         x, y, stroke);
     const char* anchor = x > kWidth - 90 ? "end" : x < kLeft + 60 ? "start" : "middle";
-    // Above the point, unless that is outside the plot; twin series step out of each other's way.
-    const double place = y - 12 < kTop + 6 ? y + 20 : y - 12;
+    // Above the point, unless that is outside the plot; labels step out of each other's way.
+    const auto taken = [&](double at) {
+      return std::any_of(labels_.begin(), labels_.end(), [&](const auto& other) {
+        return std::abs(other.first - x) < 80 && std::abs(other.second - at) < 14;
+      });
+    };
+    double place = y - 12;
+    while (place >= kTop + 6 && taken(place)) place -= 14;
+    if (place < kTop + 6)
+      for (place = y + 20; taken(place);) place += 14;
+    labels_.emplace_back(x, place);
     text(anchor[0] == 'e' ? x + 6 : x, place, anchor, before + value_text(s.y[i], chart_.percent),
          stroke,
          " font-weight=\"600\" paint-order=\"stroke\" stroke=\"var(--card,#fff)\" "
@@ -236,6 +247,7 @@ class Plot {
 
   const Chart& chart_;
   Axis x_, y_;
+  std::vector<std::pair<double, double>> labels_;  // where they are
   std::string out_;
 };
 

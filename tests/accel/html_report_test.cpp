@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -125,6 +126,21 @@ TEST(Chart, MarksTheLastAndTheBestValue) {
   EXPECT_THAT(svg, HasSubstr(">training</text>"));
   EXPECT_THAT(svg, HasSubstr(">epoch</text>"));
   EXPECT_EQ(occurrences(svg, "<title>"), 4);  // a marker for each point
+}
+
+TEST(Chart, KeepsLabelsApart) {
+  const std::string svg = svg_chart(
+      {.series = {{"a", {1, 2}, {0, 1}}, {"b", {1, 2}, {0, 1}}, {"c", {1, 2}, {0, 0.99}}}});
+  std::vector<double> rows;  // of the bold texts
+  for (size_t at = 0; (at = svg.find("<text", at)) != svg.npos; ++at) {
+    const std::string tag = svg.substr(at, svg.find('>', at) - at);
+    if (tag.find("font-weight") != tag.npos)
+      rows.push_back(std::stod(tag.substr(tag.find(" y=\"") + 4)));
+  }
+  ASSERT_EQ(rows.size(), 3u);
+  std::sort(rows.begin(), rows.end());
+  EXPECT_GE(rows[1] - rows[0], 14);
+  EXPECT_GE(rows[2] - rows[1], 14);
 }
 
 TEST(Chart, WritesSharesAsPercent) {
