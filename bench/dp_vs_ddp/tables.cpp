@@ -100,10 +100,9 @@ std::vector<std::string> notes(const Report& report) {
   out.emplace_back(
       "What ZeRO gives: memory, 12, 10 or 8 bytes a parameter on 2 devices at stage 1, 2 or 3, and "
       "the largest layer's gradients at stage 2, its weights too at 3. At stage 1 ranks of one "
-      "host "
-      "reduce, update and gather in one walk over memory; stage 3 sends half as many bytes again. "
-      "What bf16 gives: half of the gradients' "
-      "traffic, for 2 bytes a parameter more memory and rounded gradients.");
+      "host reduce, update and gather in one walk over memory; stage 3 sends half as many bytes "
+      "again. What bf16 gives: half of the gradients' traffic, for 2 bytes a parameter more memory "
+      "and rounded gradients.");
   out.emplace_back(
       "Rows marked `model` were computed, not measured: a step's time on one device, and an "
       "all-reduce of 2 (N-1) alpha + 2 (N-1)/N bytes beta. They take each device to have its own "
